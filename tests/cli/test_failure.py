@@ -81,6 +81,60 @@ def test_values_that_belong_to_nothing_are_named_with_the_mend(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["edit", "m", "--out", "x", "--limits", "3"], "--limits; did you mean --limit? dposcope edit --help-all"),
+        (
+            ["edit", "m", "--out", "x", "--max_window=3"],
+            "--max_window; did you mean --max-windows? dposcope edit --help-all",
+        ),
+        (["edit", "m", "--out", "x", "--foo"], "--foo; dposcope edit --help-all"),
+        (["pairs", "m", "--out", "x.jsonl", "--limit", "3"], "--limit; dposcope pairs --help-all"),
+        (["pairs", "check", "file", "--fast"], "--fast; dposcope pairs check --help-all"),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_page_that_lists_them(capsys, flags, told):
+    assert command(capsys, *flags) == Told(REFUSED, "", f"dposcope: Unknown option: {told} lists all options\n")
+
+
+def test_an_unknown_name_in_a_file_is_told_as_the_file_would_write_it(capsys, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("betta = 0.3\n")
+    told = command(capsys, "dpo", "m", "--pairs", "p.jsonl", "--out", tmp_path / "out", "--config", file)
+    assert told.err == (
+        f"dposcope: Unknown option: betta from {file}; did you mean beta? dposcope dpo --help-all lists all options\n"
+    )
+
+
+def test_a_table_in_a_file_is_told_from_an_unknown_name(capsys, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[dpo]\nbeta = 0.3\n")
+    told = command(capsys, "dpo", "m", "--pairs", "p.jsonl", "--out", tmp_path / "out", "--config", file)
+    assert told.err == (
+        f'dposcope: Unknown option: "[dpo][beta]" from {file}; the file takes no tables: write one name = value per '
+        "line\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["edit"], "edit requires an argument that is missing, MODEL; see dposcope edit --help"),
+        (["edit", "m"], "edit requires an argument that is missing, --out; see dposcope edit --help"),
+        (["edit", "m", "--out"], "--out requires an argument; see dposcope edit --help"),
+        (
+            ["fold", "m", "--edit", "e", "--outt", "x"],
+            "fold requires an argument that is missing, --out; write --out instead of --outt, or see dposcope fold "
+            "--help",
+        ),
+        (["pairs", "check"], "pairs check requires an argument that is missing, FILE; see dposcope pairs check --help"),
+    ],
+)
+def test_what_is_missing_is_told_apart_from_an_option_without_a_value(capsys, flags, told):
+    assert command(capsys, *flags) == Told(REFUSED, "", f"dposcope: {told}\n")
+
+
 @pytest.mark.parametrize("error", [DposcopeError("what; how"), MemoryError(), KeyError("name"), OutOfReach("panic")])
 def test_debug_shows_the_traceback_before_the_same_line(ends, error, monkeypatch):
     plain = ends(error)
@@ -121,3 +175,9 @@ def test_the_help_of_the_program_tells_codes_and_debug(capsys):
 def test_one_of_several_values_is_named_by_its_option(capsys, tmp_path):
     told = command(capsys, "tune", "model", "--out", tmp_path / "out", "--kl-weights", "2", "--kl-weights", "-1")
     assert (told.code, told.err) == (2, "dposcope: --kl-weights: input should be greater than or equal to 0, not -1\n")
+
+
+def test_the_help_of_pairs_says_what_a_pair_is_by_default(capsys):
+    page = " ".join(command(capsys, "pairs", "--help").out.split())
+    assert "a harmless completion is preferred to a toxic one" in page
+    assert "least toxic" not in page

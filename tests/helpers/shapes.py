@@ -102,7 +102,7 @@ def forge(folder: Path, file: Path, content: bytes) -> None:
             record.write_text(json.dumps(sealed(told) if told.pop(_DIGEST, None) else told))
 
 
-_REFUSAL = r"dposcope: (.*; .+|Unknown option: .* from .*|--[a-z-]+: .*|Invalid value .*)$"
+_REFUSAL = r"dposcope: (.*; .+|--[a-z-]+: .*|Invalid value .*)$"
 """What is wrong, and the mend; of an option the first says enough."""
 
 

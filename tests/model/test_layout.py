@@ -389,7 +389,7 @@ def test_a_registered_layout_is_used(registry):
 
 
 def test_a_registered_layout_replaces_a_known_one(registry, gpt2):
-    odd = Layout("transformer.h", "mlp.c_fc", "attn.c_proj", "transformer.ln_f")
+    odd = Layout("transformer.h", "attn.c_proj", "mlp.c_proj", "transformer.ln_f")
     register_layout("gpt2", odd)
     assert find_layout(gpt2.model) is odd
 
@@ -400,6 +400,8 @@ def test_a_registered_layout_replaces_a_known_one(registry, gpt2):
         ("blocks", "transformer.blocks", "has no module 'transformer.blocks'; for another architecture call"),
         ("blocks", "transformer.ln_f", "'transformer.ln_f' is not a list of blocks; call dposcope.register_layout"),
         ("mlp_out", "mlp.down_proj", "has no module 'mlp.down_proj'"),
+        ("mlp_out", "mlp.dense_h_to_4h", "mlp-out 'mlp.dense_h_to_4h' writes 64 numbers and attention-out .* 16"),
+        ("attention_out", "self_attention.query_key_value", "query_key_value' 48; both must write to"),
         ("mlp_out", "mlp.gelu_impl", "is a BloomGelu, not a Linear or Conv1D"),
         ("attention_out", "attention.dense", "has no module 'attention.dense'"),
         ("final_norm", "transformer.norm", "has no module 'transformer.norm'"),

@@ -3,11 +3,13 @@
 import os
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Final, NoReturn
 
 import cyclopts
 from pydantic import ValidationError
 
+from dposcope.cli.shown.help import HELP, HELP_ALL
 from dposcope.errors import INTERRUPTED as INTERRUPTION
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.jobs.renamed import other_name
@@ -91,8 +93,10 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 
 def _refusal(error: Exception) -> str:
-    if isinstance(error, cyclopts.UnknownOptionError) and (told := _renamed(error)):
-        return told
+    if isinstance(error, cyclopts.UnknownOptionError):
+        return _renamed(error) or _unknown(error)
+    if type(error) is cyclopts.MissingArgumentError:  # those below it say more
+        return _missing(error)
     if isinstance(error, cyclopts.UnusedCliTokensError):
         return _left_over(error)
     cause = error.__cause__
@@ -114,10 +118,43 @@ def _left_over(error: cyclopts.UnusedCliTokensError) -> str:
     )
 
 
+def _missing(error: cyclopts.MissingArgumentError) -> str:
+    """What the command cannot do without, or an option whose value is missing."""
+    command, argument = " ".join(error.command_chain or ()), error.argument
+    assert argument is not None
+    given = error.keyword or next((token.keyword for token in argument.tokens if token.keyword), None)
+    page = f"see dposcope {command} {HELP}"
+    if given is not None:
+        return f"{given} requires an argument; {page}"
+    options = [one for one in error.unused_tokens or () if one.startswith("--")]
+    near = get_close_matches(argument.name, options, n=1) if argument.name.startswith("--") else []
+    instead = f"write {argument.name} instead of {near[0]}, or " if near else ""
+    return f"{command} requires an argument that is missing, {argument.name}; {instead}{page}"
+
+
 def _renamed(error: cyclopts.UnknownOptionError) -> str | None:
     """Where the command has the option by another name: that name."""
-    command = " ".join(error.command_chain or ())
-    written = (error.token.keyword or error.token.value).strip("[]")  # in brackets if a file names it
+    command, written = " ".join(error.command_chain or ()), _written(error)
     other = other_name(written, (command,))
     where = "" if error.token.source == "cli" else f" (from {error.token.source})"
-    return None if other is None else f"{command} has no option {written.partition('=')[0]}{where}; give {other}"
+    return None if other is None else f"{command} has no option {written}{where}; give {other}"
+
+
+def _unknown(error: cyclopts.UnknownOptionError) -> str:
+    """With the option that looks most like it, if one does, and the page that lists all."""
+    written = _written(error)
+    where = "" if error.token.source == "cli" else f" from {error.token.source}"
+    if "][" in written:
+        return f'Unknown option: "[{written}]"{where}; the file takes no tables: write one name = value per line'
+    named = {name.lstrip("-"): name for one in error.argument_collection if one.parse for name in one.names}
+    # Without the dashes: all options share them, so that any two short ones look alike.
+    near = get_close_matches(written.lstrip("-").replace("_", "-"), named, n=1)
+    meant = f"did you mean {named[near[0]] if written.startswith('-') else near[0]}? " if near else ""
+    page = " ".join(("dposcope", *(error.command_chain or ()), HELP_ALL if error.command_chain else HELP))
+    return f"Unknown option: {written}{where}; {meant}{page} lists all options"
+
+
+def _written(error: cyclopts.UnknownOptionError) -> str:
+    """The option as it was written, without its value."""
+    written = error.token.keyword or error.token.value
+    return written.strip("[]").partition("=")[0]  # in brackets if a file names it

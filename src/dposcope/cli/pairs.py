@@ -38,8 +38,8 @@ def make(
     --method pplm (the paper's method): prompts are the beginnings of sentences of a text. The preferred completion is
     the model's own; for the dispreferred one its key-value cache is steered towards the toxic side of a direction.
 
-    --method sample: the model continues each prompt several times; the least toxic completion is preferred to the most
-    toxic.
+    --method sample: the model continues each prompt several times; a harmless completion is preferred to a toxic one
+    (--pairing says how they are matched).
 
     The file has one pair per line: prompt_text, unpert_gen_text (preferred), pert_gen_text (dispreferred), method,
     preferred_score, dispreferred_score; pairs.json next to it records the settings. After an interruption, the same

@@ -210,6 +210,8 @@ def find_parts(model: PreTrainedModel) -> Found:
             experts.check()
         if is_quantised(projection) and model.device.type != "meta":
             check_readable(projection)
+    if layout is _LAYOUTS.get(model_type) and layout is not _OWN.get(model_type):
+        _check_written(blocks, layout)
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
@@ -218,6 +220,18 @@ def find_parts(model: PreTrainedModel) -> Found:
     if any(not _names_attention(path) for block in blocks for path in attention_paths(block, layout)):
         _check_padding(model)
     return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
+
+
+def _check_written(blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse a registered layout whose projections write vectors of two widths: one of them is no output projection."""
+    for block in blocks:
+        paths = mlp_path(block, layout), attention_path(block, layout)
+        mlp, attention = (projection_width(_module(block, path)).outputs for path in paths)
+        if mlp != attention:
+            raise DposcopeError(
+                f"layout: mlp-out {paths[0]!r} writes {mlp} numbers and attention-out {paths[1]!r} {attention}; both "
+                "must write to the residual stream: name the last projection of each, mostly down_proj and o_proj"
+            )
 
 
 def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
