@@ -225,13 +225,15 @@ def find_parts(model: PreTrainedModel) -> Found:
 def _check_written(blocks: nn.ModuleList, layout: Layout) -> None:
     """Refuse a registered layout whose projections write vectors of two widths: one of them is no output projection."""
     for block in blocks:
-        paths = mlp_path(block, layout), attention_path(block, layout)
-        mlp, attention = (projection_width(_module(block, path)).outputs for path in paths)
-        if mlp != attention:
-            raise DposcopeError(
-                f"layout: mlp-out {paths[0]!r} writes {mlp} numbers and attention-out {paths[1]!r} {attention}; both "
-                "must write to the residual stream: name the last projection of each, mostly down_proj and o_proj"
-            )
+        own = mlp_path(block, layout)
+        mlp = projection_width(_module(block, own)).outputs
+        for path in attention_paths(block, layout):
+            attention = projection_width(_module(block, path)).outputs
+            if mlp != attention:
+                raise DposcopeError(
+                    f"layout: mlp-out {own!r} writes {mlp} numbers and attention-out {path!r} {attention}; both must "
+                    "write to the residual stream: name the last projection of each, mostly down_proj and o_proj"
+                )
 
 
 def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
