@@ -1,5 +1,7 @@
 """Where architectures keep their parts: the table, the look at structure, and what is registered."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -40,6 +42,7 @@ from helpers.families import (
     random_gains,
     randomise,
 )
+from helpers.more_families import MORE
 from helpers.naive import naive_means
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
@@ -325,6 +328,15 @@ def test_what_reads_padding_is_refused_registered_or_not(registered, registry):
         paths = ("self_attn.o_proj", "conv.out_proj")
         register_layout("lfm3", Layout("model.layers", "feed_forward.w2", paths, "model.embedding_norm"))
     with pytest.raises(DposcopeError, match="lfm3 reads the padding of a batch"):
+        _ = LanguageModel(lm.model, lm.tokenizer).layout
+
+
+def test_a_path_of_attention_that_no_block_has_is_refused(registry):
+    """Each block of Falcon-H1 has both: what is not found would be left out of edits in silence."""
+    lm = MORE["falcon_h1"].build()
+    paths = ("self_attn.o_proj", "mamba.outproj")
+    register_layout("falcon_h1", replace(lm.layout, attention_out=paths))
+    with pytest.raises(DposcopeError, match=r"model_type 'falcon_h1': no block has 'mamba\.outproj'; call"):
         _ = LanguageModel(lm.model, lm.tokenizer).layout
 
 
