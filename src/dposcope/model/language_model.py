@@ -253,7 +253,7 @@ class LanguageModel:
             DposcopeError: some blocks have something else in place of attention, or beside it.
         """
         paths = set(self._mixer_paths)
-        if len(paths) > 1:
+        if len(paths) > 1 or layouts.has_linear_attention(self.model):
             raise DposcopeError(
                 f"some blocks of {self.name} have no attention heads, but linear attention, a state space or a "
                 "convolution: leave out what is done by head"

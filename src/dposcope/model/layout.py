@@ -222,7 +222,7 @@ def find_parts(model: PreTrainedModel) -> Found:
             raise DposcopeError(f"layout of model_type {model_type!r}: no block has {path!r}; {_HOW_TO_REGISTER}")
     if model.device.type == "meta":  # without weights there are no logits to check
         return Found(layout)
-    if any(not _names_attention(path) for block in blocks for path in attention_paths(block, layout)):
+    if has_linear_attention(model) or not all(_names_attention(path) for path in used):
         _check_padding(model)
     _check_apart(model, blocks, layout)
     return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
@@ -645,6 +645,12 @@ def _names_attention(name: str) -> bool:
     """Whether a projection is one of self-attention that is not linear, which a mask keeps from padding."""
     parts = name.lower().split(".")
     return _names_mixer(name) and not any("linear" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
+
+
+def has_linear_attention(model: PreTrainedModel) -> bool:
+    """Whether some blocks have linear attention or a state space, by the config: names of modules may not tell."""
+    kinds: list[str] = getattr(model.config.get_text_config(), "layer_types", None) or []
+    return any("linear" in kind for kind in kinds)
 
 
 def is_read_alone(name: str) -> bool:
