@@ -96,6 +96,7 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
     "bailing_hybrid": {"layer_types": _RECURRENT},
     "dots1": {"n_shared_experts": 2, "first_k_dense_replace": 1},
     "falcon_h1": {"mamba_d_ssm": 32},
+    "granitemoe_swa": {"shared_intermediate_size": 20},
     "granitemoehybrid": {"layer_types": _RECURRENT, "shared_intermediate_size": 20},
     "granitemoeshared": {"shared_intermediate_size": 20},
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_dt_rank": 3},

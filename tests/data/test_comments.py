@@ -162,3 +162,10 @@ def test_the_built_in_comments_are_enough():
     assert read.counts.toxic >= 200
     assert read.counts.non_toxic >= 200
     assert direction_and_judge(read).direction.counts.toxic >= 50
+
+
+def test_positive_comments_are_never_taken_for_negative_ones(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("comment_text,toxic\ngood,positive\nso so,neutral\n", encoding="utf-8")
+    with pytest.raises(DposcopeError, match="there are 0 toxic and 2 non-toxic; give comments of both kinds"):
+        load_comments(str(path), adjective="negative")

@@ -13,6 +13,8 @@ from torch.nn.functional import silu
 from transformers import (
     DeepseekV3Config,
     GraniteMoeHybridConfig,
+    GraniteMoeSharedConfig,
+    GraniteMoeSWAConfig,
     JambaConfig,
     Lfm2MoeConfig,
     PreTrainedConfig,
@@ -145,6 +147,27 @@ SHARED = {
         mlp="block_sparse_moe",
         beside="shared_mlp",
     ),
+    # The same with attention in every block.
+    **{
+        name: Mixture(
+            lambda kind=kind: kind(
+                **_COMMON,
+                intermediate_size=8,
+                num_local_experts=4,
+                num_experts_per_tok=2,
+                shared_intermediate_size=20,
+                residual_multiplier=0.4,
+                logits_scaling=4.0,
+            ),
+            experts=4,
+            width=8,
+            chosen=2,
+            shared=20,
+            mlp="block_sparse_moe",
+            beside="shared_mlp",
+        )
+        for name, kind in (("granitemoeshared", GraniteMoeSharedConfig), ("granitemoe_swa", GraniteMoeSWAConfig))
+    },
     # Every second block is dense, as wide as one expert; nothing is shared.
     "jamba": Mixture(
         lambda: JambaConfig(

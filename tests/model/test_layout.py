@@ -1,5 +1,7 @@
 """Where architectures keep their parts: the table, the look at structure, and what is registered."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -15,6 +17,7 @@ from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
 from dposcope.model.generate import generate
+from dposcope.model.hooks import heads_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import (
     Layout,
@@ -40,6 +43,7 @@ from helpers.families import (
     random_gains,
     randomise,
 )
+from helpers.more_families import MORE
 from helpers.naive import naive_means
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
@@ -326,6 +330,52 @@ def test_what_reads_padding_is_refused_registered_or_not(registered, registry):
         register_layout("lfm3", Layout("model.layers", "feed_forward.w2", paths, "model.embedding_norm"))
     with pytest.raises(DposcopeError, match="lfm3 reads the padding of a batch"):
         _ = LanguageModel(lm.model, lm.tokenizer).layout
+
+
+def test_a_path_of_attention_that_no_block_has_is_refused(registry):
+    """Each block of Falcon-H1 has both: what is not found would be left out of edits in silence."""
+    lm = MORE["falcon_h1"].build()
+    paths = ("self_attn.o_proj", "mamba.outproj")
+    register_layout("falcon_h1", replace(lm.layout, attention_out=paths))
+    with pytest.raises(DposcopeError, match=r"model_type 'falcon_h1': no block has 'mamba\.outproj'; call"):
+        _ = LanguageModel(lm.model, lm.tokenizer).layout
+
+
+def kimi():
+    """Its linear attention writes by a module of the same name as its attention, and of the same width."""
+    config = transformers.KimiLinearConfig(
+        **{**_GATED, "num_key_value_heads": 4},
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        num_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        moe_intermediate_size=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=4,
+        linear_head_dim=8,
+        linear_num_heads=2,
+    )
+    return unknown(config)
+
+
+def test_linear_attention_of_the_same_name_has_no_attention_heads():
+    lm = kimi()
+    assert [one.in_features for one in lm.attention_outs] == [16, 16, 16]
+    for ask in (lambda: lm.n_heads, lambda: lm.d_attention, lambda: heads_site(lm, 1)):
+        with pytest.raises(DposcopeError, match="have no attention heads, but linear attention"):
+            ask()
+
+
+def test_linear_attention_of_the_same_name_must_not_read_padding():
+    lm = kimi()
+    first = lm.model.model.layers[0].self_attn
+    inner = first.forward
+    first.forward = lambda hidden_states, **rest: inner(hidden_states, **{**rest, "attention_mask": None})
+    with pytest.raises(DposcopeError, match="kimi_linear reads the padding of a batch"):
+        _ = lm.layout
 
 
 def test_experts_that_are_added_in_place_add_up_in_float64_too():

@@ -179,7 +179,9 @@ def _labelled(
     selected = table.select([text_column, label_column], option="--text-column and --label-column")
     cells = selected.texts(label_column)
     meant = "" if adjective is None else adjective.strip().lower()
-    if positive is None and meant in _NO and meant in {cell.strip().lower() for cell in cells}:
+    words = {cell.strip().lower() for cell in cells}
+    # A file of positive and neutral comments has none that are negative.
+    if positive is None and meant in _NO and (meant in words or (meant == "negative" and "positive" in words)):
         positive = meant
     verdicts: dict[str, bool] = {}
     for label in dict.fromkeys(cells):

@@ -191,7 +191,8 @@ class ChatSettings(Settings):
         "the tokenizer; off: the model continues the text; auto: on where the tokenizer has a template.",
     )
     system: Annotated[str | None, Parameter(group=_CHAT)] = Field(
-        default=None, description="System prompt of a chat model. Default: that of its template, or none."
+        default=None,
+        description="System prompt of a chat model; \\n begins a new line. Default: that of its template, or none.",
     )
     wrap: Annotated[str | None, Parameter(group=_CHAT)] = Field(
         default=None,
@@ -204,6 +205,11 @@ class ChatSettings(Settings):
         description="How a chat model's answer begins, with the prompt where it says {prompt}: with {prompt} alone the "
         "model continues the prompt. Default: the model begins its answer.",
     )
+
+    @field_validator("system")
+    @classmethod
+    def _lines(cls, given: str | None) -> str | None:
+        return None if given is None else given.replace("\\n", "\n")
 
     @field_validator("wrap")
     @classmethod

@@ -165,9 +165,13 @@ class LanguageModel:
         """Each block's output projections of what mixes tokens: one of `attention_outs`, and behind it that of a state
         space beside attention, as in Falcon-H1."""
         return [
-            [layouts.submodule(block, path) for path in layouts.attention_paths(block, self.layout)]
-            for block in self.blocks
+            [layouts.submodule(block, path) for path in paths]
+            for block, paths in zip(self.blocks, self._mixer_paths, strict=True)
         ]
+
+    @cached_property
+    def _mixer_paths(self) -> list[tuple[str, ...]]:
+        return [tuple(layouts.attention_paths(block, self.layout)) for block in self.blocks]
 
     @cached_property
     def final_norm(self) -> nn.Module:
@@ -248,8 +252,8 @@ class LanguageModel:
         Raises:
             DposcopeError: some blocks have something else in place of attention, or beside it.
         """
-        paths = {tuple(layouts.attention_paths(block, self.layout)) for block in self.blocks}
-        if len(paths) > 1:
+        paths = set(self._mixer_paths)
+        if len(paths) > 1 or layouts.has_linear_attention(self.model):
             raise DposcopeError(
                 f"some blocks of {self.name} have no attention heads, but linear attention, a state space or a "
                 "convolution: leave out what is done by head"

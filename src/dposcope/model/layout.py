@@ -5,7 +5,7 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 
 import inspect
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -103,6 +103,7 @@ _LAYOUTS: dict[str, Layout] = {
         "model.layers", "feed_forward.down_proj", ("self_attn.o_proj", "mamba.out_proj"), "model.final_layernorm"
     ),
     "granitemoeshared": _GRANITE_MIXTURE,
+    "granitemoe_swa": _GRANITE_MIXTURE,
     "granitemoehybrid": _GRANITE_MIXTURE,  # Granite 4
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
@@ -215,10 +216,17 @@ def find_parts(model: PreTrainedModel) -> Found:
     if len(set(map(id, projections))) != len(projections):
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
-    if layout is _OWN.get(model_type) or model.device.type == "meta":  # without weights there are no logits to check
+    if layout is _OWN.get(model_type):
         return Found(layout)
-    if any(not _names_attention(path) for block in blocks for path in attention_paths(block, layout)):
+    used = {path for block in blocks for path in attention_paths(block, layout)}
+    for path in _every(layout.attention_out):
+        if path not in used:  # in a block with attention and a state space, one would be left out in silence
+            raise DposcopeError(f"layout of model_type {model_type!r}: no block has {path!r}; {_HOW_TO_REGISTER}")
+    if model.device.type == "meta":  # without weights there are no logits to check
+        return Found(layout)
+    if has_linear_attention(model) or not all(_names_attention(path) for path in used):
         _check_padding(model)
+    _check_apart(model, blocks, layout)
     return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
 
 
@@ -296,12 +304,61 @@ def _check_padding(model: PreTrainedModel) -> None:
     padded: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **(placed if takes else {})).logits[
         0, -1
     ]
-    apart = (padded.double() - alone.double()).norm() / alone.double().norm()
-    if apart > (1e-3 if alone.dtype == torch.float32 else 5e-2):
+    if _differ(alone, padded):
         raise DposcopeError(
             f"{model.config.model_type} reads the padding of a batch, so texts would depend on those beside them: not "
             "supported"
         )
+
+
+@torch.inference_mode()
+def _check_apart(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse blocks that do more than to add up what their routed experts and the shared ones apart from them write.
+
+    What the shared ones write is added to what the routed ones write instead, which must give the same logits.
+    """
+    apart = [
+        (_module(block, mlp_path(block, layout).rpartition(".")[0]), shared)
+        for block in blocks
+        if (shared := shared_experts(block, layout)) is not None and shared.apart
+    ]
+    if not apart:
+        return
+    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    wrote: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
+        wrote[module] = output.clone()
+
+    def nothing(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
+
+    def for_both(shared: Shared) -> Callable[..., Any]:
+        def add(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> Any:
+            both = wrote[shared.out]
+            return output + both if isinstance(output, Tensor) else (output[0] + both, *output[1:])
+
+        return add
+
+    with ExitStack() as stack:
+        for _, shared in apart:
+            stack.callback(shared.out.register_forward_hook(keep).remove)
+        own: Tensor = model(input_ids=ids, use_cache=False).logits
+    with ExitStack() as stack:
+        for routed, shared in apart:
+            stack.callback(routed.register_forward_hook(for_both(shared)).remove)
+            stack.callback(shared.mlp.register_forward_hook(nothing).remove)
+        moved: Tensor = model(input_ids=ids, use_cache=False).logits
+    if _differ(own, moved):
+        raise DposcopeError(
+            f"{model.config.model_type} does more than to add routed and shared experts up, which is not supported"
+        )
+
+
+def _differ(logits: Tensor, others: Tensor) -> bool:
+    """Whether two computations of the same logits differ by more than rounding."""
+    change = (others.double() - logits.double()).norm() / logits.double().norm()
+    return bool(change > (1e-3 if logits.dtype == torch.float32 else 5e-2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -489,7 +546,8 @@ def attention_paths(block: nn.Module, layout: Layout) -> list[str]:
 
 def mlp_path(block: nn.Module, layout: Layout) -> str:
     """Where a block has its MLP output projection, or the module of its routed experts."""
-    return _present(block, layout.mlp_out)[0]
+    present = _present(block, layout.mlp_out)
+    return next((path for path in present if Experts.of(_module(block, path)) is not None), present[0])
 
 
 def _present(block: nn.Module, paths: str | tuple[str, ...]) -> list[str]:
@@ -603,6 +661,12 @@ def _names_attention(name: str) -> bool:
     """Whether a projection is one of self-attention that is not linear, which a mask keeps from padding."""
     parts = name.lower().split(".")
     return _names_mixer(name) and not any("linear" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
+
+
+def has_linear_attention(model: PreTrainedModel) -> bool:
+    """Whether some blocks have linear attention or a state space, by the config: names of modules may not tell."""
+    kinds: list[str] = getattr(model.config.get_text_config(), "layer_types", None) or []
+    return any("linear" in kind for kind in kinds)
 
 
 def is_read_alone(name: str) -> bool:

@@ -193,7 +193,7 @@ def low_rank(
 ) -> Generator[Trainable]:
     """Train a LoRA adapter on every projection of the blocks; the reference is the same model with the adapter off.
 
-    Two projections of state spaces stay as they are: an adapter has no effect there.
+    `out_proj` and `dt_proj` of state spaces stay as they are: an adapter has no effect there.
 
     On a quantised base this is QLoRA. The result is then a plain model: dequantised weights with the adapter merged.
 

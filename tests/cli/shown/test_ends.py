@@ -195,7 +195,8 @@ NEXT: dict[str, Callable[[Path, EditSettings], None]] = {
 
 @pytest.mark.parametrize("name", NEXT)
 @pytest.mark.parametrize(
-    "given", [{"chat": "off"}, {"system": "Be brief.", "wrap": "Go on:\n{prompt}"}, {"prefill": "{prompt}"}, {}]
+    "given",
+    [{"chat": "off"}, {"system": "Be brief.\nBe kind.", "wrap": "Go on:\n{prompt}"}, {"prefill": "{prompt}"}, {}],
 )
 def test_the_next_command_asks_a_chat_model_alike(name, given, tmp_path, capsys):
     settings = EditSettings(split="same", **given)
@@ -206,6 +207,8 @@ def test_the_next_command_asks_a_chat_model_alike(name, given, tmp_path, capsys)
     found, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     assert found.__name__ == name
     flags = dict(pairwise(words))
-    for one in ("chat", "system", "wrap", "prefill"):
-        assert flags.get(f"--{one}", "").replace("\\n", "\n") == given.get(one, "")
+    read = EditSettings(
+        **{one: flags[f"--{one}"] for one in ("chat", "system", "wrap", "prefill") if f"--{one}" in flags}
+    )
+    assert read.chat_options == settings.chat_options
     assert flags.get("--split") == ("same" if name in ("edit", "explain") else None)

@@ -15,9 +15,11 @@ from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.interventions.steer import Steer
+from dposcope.model import layout as layouts
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, mlp_sites, neuron_site, neuron_sites
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import register_layout
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
@@ -38,6 +40,12 @@ def predicting(one):
     """Positions that predict what was written, the end of the text too; of at most four tokens."""
     start = len(one.prompt_ids) - 1
     return slice(start, start + min(4, len(one.ids) + 1))
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The table, as it was again afterwards."""
+    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
 
 
 @pytest.fixture(params=SHARED)
@@ -233,6 +241,33 @@ def test_shared_experts_in_two_places_are_refused():
         layer.block_sparse_moe.shared_expert = copy.deepcopy(layer.shared_mlp)
     with pytest.raises(DposcopeError, match="granitemoehybrid is a mixture of an unknown kind"):
         _ = LanguageModel(model, bos_tokenizer()).layout
+
+
+def again(model, **changes):
+    """A layout of Granite, as a user may register it: the model is then looked at as one that nobody knows."""
+    register_layout("granitemoehybrid", replace(layouts._OWN["granitemoehybrid"], **changes))
+    return LanguageModel(model, bos_tokenizer())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_experts_apart_are_found_in_any_order_of_paths(registry, dtype):
+    lm = shared_mixture_of("granitemoehybrid")
+    model = copy.deepcopy(lm.model).to(dtype)
+    other = again(model, mlp_out=("shared_mlp.output_linear", "block_sparse_moe.experts"))
+    assert other.mlp_outs == [layer.block_sparse_moe.experts for layer in model.model.layers]
+    assert [len(parts) for parts in other.columns.parts] == [2, 2, 2]
+    assert other.d_mlp == lm.d_mlp
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0])
+def test_shared_experts_apart_that_are_not_added_as_they_are_are_refused(registry, factor):
+    model = copy.deepcopy(shared_mixture_of("granitemoehybrid").model)
+    _ = again(model).layout
+    shared = model.model.layers[2].shared_mlp
+    inner = shared.forward
+    shared.forward = lambda states: factor * inner(states)
+    with pytest.raises(DposcopeError, match="granitemoehybrid does more than to add routed and shared experts up"):
+        _ = again(model).layout
 
 
 def test_what_does_more_than_to_add_experts_up_is_refused():

@@ -219,7 +219,7 @@ def _taken_over(settings: Settings, names: Sequence[str], takes: type[Settings])
         value = values.get(name)
         built_in = isinstance(value, str) and value.startswith(BUILTIN)
         if name in takes.model_fields and value is not None and value != defaults[name] and not built_in:
-            # The options read \\n as a line break.
+            # --system, --wrap and --prefill read \\n as a line break.
             yield from (f"--{name.replace('_', '-')}", str(value).replace("\n", "\\n"))
 
 
