@@ -16,13 +16,13 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
+from dposcope.model.checks.layout import find_layout
 from dposcope.model.generate import generate
 from dposcope.model.hooks import heads_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import (
     Layout,
     ProjectionWidth,
-    find_layout,
     logit_softcap,
     projection_width,
     register_layout,

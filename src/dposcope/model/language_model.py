@@ -17,7 +17,8 @@ from dposcope.files import expanded
 from dposcope.foreign_text import visible
 from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
-from dposcope.model.layout import Found, Layout
+from dposcope.model.checks.layout import Found, find_parts
+from dposcope.model.layout import Layout
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
@@ -143,7 +144,7 @@ class LanguageModel:
 
     @cached_property
     def _found(self) -> Found:
-        return layouts.find_parts(self.model)
+        return find_parts(self.model)
 
     @cached_property
     def blocks(self) -> list[nn.Module]:

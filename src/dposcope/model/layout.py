@@ -3,26 +3,23 @@
 First a table by `model_type`, then recognition by structure, then `register_layout`.
 """
 
-import inspect
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.utils.generic import ModelOutput
 
 from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.mixtures.experts import Experts
-from dposcope.model.mixtures.shared import Always, Shared
-from dposcope.model.quantised.weights import PLAIN, UNQUANTISED, check_readable, is_quantised, quantised_weight
+from dposcope.model.mixtures.shared import Shared
+from dposcope.model.quantised.weights import PLAIN, UNQUANTISED, is_quantised, quantised_weight
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ _LAYOUTS: dict[str, Layout] = {
 _OWN = dict(_LAYOUTS)
 """Layouts of types whose logits the tests check. Those of any other are checked where its layout is found."""
 
-_HOW_TO_REGISTER = (
+HOW_TO_REGISTER = (
     "call dposcope.register_layout(model_type, Layout(blocks=…, mlp_out=…, attention_out=…, final_norm=…)) first, or "
     "give a command --layout FILE"
 )
@@ -155,307 +152,28 @@ def layout_mark(model_type: str) -> str:
     return "" if layout is None or layout is _OWN.get(model_type) else text_digest(json.dumps(asdict(layout)))[:8]
 
 
-@dataclass(frozen=True)
-class Found:
-    """A model's layout, and what one pass of it showed."""
-
-    layout: Layout
-    norm_repeats: bool = False
-    """Whether a pass runs the final norm elsewhere, too, as nanochat does behind the embedding. What it reads is then
-    not always the residual stream at the end of the last block."""
+def known_layout(model_type: str) -> Layout | None:
+    """The layout of a type in the table, or the one that was registered for it."""
+    return _LAYOUTS.get(model_type)
 
 
-def find_layout(model: PreTrainedModel) -> Layout:
-    """The layout of `model`: registered, or recognised by structure.
-
-    Raises:
-        DposcopeError: see `find_parts`.
-    """
-    return find_parts(model).layout
+def is_covered(model_type: str, layout: Layout) -> bool:
+    """Whether a layout comes with dposcope, and the tests check the logits of its type."""
+    return layout is _OWN.get(model_type)
 
 
-def find_parts(model: PreTrainedModel) -> Found:
-    """The layout of `model`, registered or recognised by structure; one that the tests do not cover is tried.
+def check_expected(model_type: str) -> None:
+    """Refuse a model of another type than the one that a layout was given for, see `expect_layout`.
 
     Raises:
-        DposcopeError: no layout is known, and the message says how to register one; or the model computes in a way of
-            its own.
+        DposcopeError: it is.
     """
-    model_type = model.config.model_type
     if _expected and model_type not in _expected:
         raise DposcopeError(
             f"the layout is for model_type {min(_expected)!r}, and this model has {model_type!r}; mend model_type in "
             "it, or leave --layout out"
         )
     _expected.clear()
-    if model_type == "llama4_text" and model.device.type != "meta":
-        # Alone, its decoder still says that its base model is named as in the model with vision, which it is not.
-        model.base_model_prefix = "model"
-    layout = _LAYOUTS.get(model_type) or _recognise(model)
-    blocks = _module(model, layout.blocks)
-    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
-        raise DposcopeError(
-            f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {_HOW_TO_REGISTER}"
-        )
-    _module(model, layout.final_norm)
-    _check_mixture(model, blocks, layout)
-    projections = [
-        module
-        for block in blocks
-        for module in (_module(block, path) for path in (mlp_path(block, layout), *attention_paths(block, layout)))
-    ]
-    for projection in projections:
-        projection_width(projection)
-        experts = Experts.of(projection)
-        if experts is not None:
-            experts.check()
-        if is_quantised(projection) and model.device.type != "meta":
-            check_readable(projection)
-    if layout is _LAYOUTS.get(model_type) and layout is not _OWN.get(model_type):
-        _check_written(blocks, layout)
-    if len(set(map(id, projections))) != len(projections):
-        # A hook or a weight of such a module would act in several blocks.
-        raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
-    if layout is _OWN.get(model_type):
-        return Found(layout)
-    used = {path for block in blocks for path in attention_paths(block, layout)}
-    for path in _every(layout.attention_out):
-        if path not in used:  # in a block with attention and a state space, one would be left out in silence
-            raise DposcopeError(f"layout of model_type {model_type!r}: no block has {path!r}; {_HOW_TO_REGISTER}")
-    if model.device.type == "meta":  # without weights there are no logits to check
-        return Found(layout)
-    if has_linear_attention(model) or not all(_names_attention(path) for path in used):
-        _check_padding(model)
-    _check_apart(model, blocks, layout)
-    return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
-
-
-def _check_written(blocks: nn.ModuleList, layout: Layout) -> None:
-    """Refuse a registered layout whose projections write vectors of two widths: one of them is no output projection."""
-    for block in blocks:
-        own = mlp_path(block, layout)
-        mlp = projection_width(_module(block, own)).outputs
-        for path in attention_paths(block, layout):
-            attention = projection_width(_module(block, path)).outputs
-            if mlp != attention:
-                raise DposcopeError(
-                    f"layout: mlp-out {own!r} writes {mlp} numbers and attention-out {path!r} {attention}; both must "
-                    "write to the residual stream: name the last projection of each, mostly down_proj and o_proj"
-                )
-
-
-def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
-    """Refuse a mixture of experts with neurons elsewhere than in its experts and dense blocks.
-
-    Raises:
-        DposcopeError: there are other projections that write into the stream than those of attention, of routed and of
-            shared experts and of dense blocks; or the output projection is not that of experts.
-    """
-    model_type, width = model.config.model_type, model.config.get_text_config().hidden_size
-    mixed = [any("expert" in name for name, _ in block.named_modules()) for block in blocks]
-    for block, experts in zip(blocks, mixed, strict=True):
-        path = mlp_path(block, layout)
-        if not experts:
-            if any(mixed) and [name for name in _writers(block, width) if not _names_mixer(name)] != [path]:
-                raise DposcopeError(f"{model_type} has dense blocks of an unknown kind among blocks of experts")
-            continue
-        if Experts.of(_module(block, path)) is None:
-            raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
-        try:
-            shared_experts(block, layout)
-        except DposcopeError as error:
-            raise DposcopeError(f"{model_type} is a mixture of an unknown kind: {error}") from error
-
-
-@torch.inference_mode()
-def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> bool:
-    """Refuse an architecture that computes logits in a way of its own, as the lens and log-perplexity would be wrong;
-    or what blocks write or pass on.
-
-    Returns:
-        `Found.norm_repeats`.
-    """
-    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    own: Tensor = model(input_ids=ids, use_cache=False).logits
-    with _probing(model, blocks, layout), _ends(model, blocks, layout) as ends:
-        read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
-    if "last_hidden_state" not in read:
-        raise DposcopeError(
-            f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
-        )
-    ours = unembed(model, read["last_hidden_state"]).to(own.device)
-    if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
-        raise DposcopeError(
-            f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
-            "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
-            "logit_softcap"
-        )
-    return ends.norm_repeats(model.config.model_type)
-
-
-@torch.inference_mode()
-def _check_padding(model: PreTrainedModel) -> None:
-    """Refuse a state space, convolution or recurrence that reads padding: a batch would change its texts."""
-    ids = torch.tensor([[1, 1, 0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    mask = torch.tensor([[0, 0, 1, 1]], device=ids.device)
-    placed = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    takes = "position_ids" in inspect.signature(model.forward).parameters
-    alone: Tensor = model(input_ids=ids[:, 2:], use_cache=False).logits[0, -1]
-    padded: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **(placed if takes else {})).logits[
-        0, -1
-    ]
-    if _differ(alone, padded):
-        raise DposcopeError(
-            f"{model.config.model_type} reads the padding of a batch, so texts would depend on those beside them: not "
-            "supported"
-        )
-
-
-@torch.inference_mode()
-def _check_apart(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
-    """Refuse blocks that do more than to add up what their routed experts and the shared ones apart from them write.
-
-    What the shared ones write is added to what the routed ones write instead, which must give the same logits.
-    """
-    apart = [
-        (_module(block, mlp_path(block, layout).rpartition(".")[0]), shared)
-        for block in blocks
-        if (shared := shared_experts(block, layout)) is not None and shared.apart
-    ]
-    if not apart:
-        return
-    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    wrote: dict[nn.Module, Tensor] = {}
-
-    def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
-        wrote[module] = output.clone()
-
-    def nothing(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return torch.zeros_like(output)
-
-    def for_both(shared: Shared) -> Callable[..., Any]:
-        def add(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> Any:
-            both = wrote[shared.out]
-            return output + both if isinstance(output, Tensor) else (output[0] + both, *output[1:])
-
-        return add
-
-    with ExitStack() as stack:
-        for _, shared in apart:
-            stack.callback(shared.out.register_forward_hook(keep).remove)
-        own: Tensor = model(input_ids=ids, use_cache=False).logits
-    with ExitStack() as stack:
-        for routed, shared in apart:
-            stack.callback(routed.register_forward_hook(for_both(shared)).remove)
-            stack.callback(shared.mlp.register_forward_hook(nothing).remove)
-        moved: Tensor = model(input_ids=ids, use_cache=False).logits
-    if _differ(own, moved):
-        raise DposcopeError(
-            f"{model.config.model_type} does more than to add routed and shared experts up, which is not supported"
-        )
-
-
-def _differ(logits: Tensor, others: Tensor) -> bool:
-    """Whether two computations of the same logits differ by more than rounding."""
-    change = (others.double() - logits.double()).norm() / logits.double().norm()
-    return bool(change > (1e-3 if logits.dtype == torch.float32 else 5e-2))
-
-
-@dataclass(frozen=True, eq=False)
-class _Ends:
-    """What a pass has at its end."""
-
-    written: list[Tensor] = field(default_factory=list[Tensor])
-    """By the last block, each time."""
-    normed: list[Tensor] = field(default_factory=list[Tensor])
-    """What the final norm read, each time."""
-
-    def norm_repeats(self, model_type: str) -> bool:
-        """Whether the final norm ran several times.
-
-        Raises:
-            DposcopeError: and what it read at last is not what the last block wrote, so nothing shows its stream.
-        """
-        if len(self.normed) < 2:
-            return False
-        last = self.normed[-1]
-        if not self.written or not torch.equal(last, self.written[-1].to(last.device)):
-            raise DposcopeError(
-                f"{model_type} runs its final norm several times, and changes what its last block writes before it: "
-                "not supported"
-            )
-        return True
-
-
-@contextmanager
-def _ends(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[_Ends]:
-    """Look, during one pass, at what the last block writes and the final norm reads."""
-    ends = _Ends()
-
-    def wrote(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
-        ends.written.append((output if isinstance(output, Tensor) else output[0]).clone())
-
-    def reads(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ends.normed.append(args[0] if args else next(iter(kwargs.values())))
-
-    norm = _module(model, layout.final_norm)
-    with ExitStack() as stack:
-        stack.callback(blocks[-1].register_forward_hook(wrote).remove)
-        stack.callback(norm.register_forward_pre_hook(reads, with_kwargs=True).remove)
-        yield ends
-
-
-@contextmanager
-def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[None]:
-    """Check, during one pass, that blocks pass on one residual stream or a known one of several, and that routed and
-    shared experts of a block are added up as they are.
-
-    Raises:
-        DposcopeError: they are not.
-    """
-    model_type, streams = model.config.model_type, 3 if active_stream(model) is None else 4
-
-    def one_stream(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (args[0] if args else kwargs["hidden_states"]).ndim != streams:
-            raise DposcopeError(f"blocks of {model_type} pass on several residual streams, which is not supported")
-
-    with ExitStack() as stack:
-        for block in blocks[1:]:
-            stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
-        for block in blocks:
-            shared = shared_experts(block, layout)
-            if shared is not None and not shared.apart:
-                path = mlp_path(block, layout)
-                whole, experts = _module(block, path.rpartition(".")[0]), _module(block, path)
-                stack.enter_context(_added_up(model_type, whole, experts, shared))
-        yield
-
-
-@contextmanager
-def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Shared) -> Generator[None]:
-    wrote: dict[nn.Module, Tensor] = {}
-    read: list[Tensor] = []
-
-    def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
-        given: Tensor = output if isinstance(output, Tensor) else output[0]
-        # A copy: Llama 4 adds the routed experts into what the shared one wrote.
-        wrote[module] = given.reshape(-1, given.shape[-1]).to(torch.float64, copy=True)
-
-    kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
-    kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
-    try:
-        yield
-    finally:
-        for one in kept:
-            one.remove()
-    routing = Always(1, shared).routing(wrote[shared.out], read[-1])
-    # Llama 4's experts write of every token, one expert after the other.
-    routed = wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
-    expected = routed + routing.weights * wrote[shared.out]
-    # Norms, as sums in half precision are rounded.
-    rounding = max(2 * torch.finfo(read[-1].dtype).eps, 1e-5)
-    if (wrote[whole] - expected).norm() > rounding * wrote[whole].norm():
-        raise DposcopeError(f"{model_type} does more than to add routed and shared experts up, which is not supported")
 
 
 @dataclass(frozen=True)
@@ -521,20 +239,20 @@ def value_vectors(module: nn.Module) -> Tensor:
 def is_gated(block: nn.Module, layout: Layout) -> bool:
     """Whether a block's MLP multiplies two projections (Llama, Gemma, Mistral, Qwen) instead of using one (GPT-2)."""
     where = mlp_path(block, layout)
-    if Experts.of(_module(block, where)) is not None:
+    if Experts.of(submodule(block, where)) is not None:
         return True
     path, _, own = where.rpartition(".")
     # The path is "mlp" for Llama; it is "" (the block itself) for OPT.
-    children = [module for name, module in _module(block, path).named_children() if name != own]
+    children = [module for name, module in submodule(block, path).named_children() if name != own]
     inputs = [module for module in children if is_projection(module)]
-    neurons = projection_width(_module(block, where)).inputs
+    neurons = projection_width(submodule(block, where)).inputs
     # Phi-3 has both in one projection of twice the width.
     return sum(projection_width(module).outputs for module in inputs) >= 2 * neurons
 
 
 def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
     """The transformer blocks in order."""
-    blocks = _module(model, layout.blocks)
+    blocks = submodule(model, layout.blocks)
     assert isinstance(blocks, nn.ModuleList)
     return list(blocks)
 
@@ -547,15 +265,16 @@ def attention_paths(block: nn.Module, layout: Layout) -> list[str]:
 def mlp_path(block: nn.Module, layout: Layout) -> str:
     """Where a block has its MLP output projection, or the module of its routed experts."""
     present = _present(block, layout.mlp_out)
-    return next((path for path in present if Experts.of(_module(block, path)) is not None), present[0])
+    return next((path for path in present if Experts.of(submodule(block, path)) is not None), present[0])
 
 
 def _present(block: nn.Module, paths: str | tuple[str, ...]) -> list[str]:
-    names, every = {name for name, _ in block.named_modules()}, _every(paths)
+    names, every = {name for name, _ in block.named_modules()}, every_path(paths)
     return [path for path in every if path in names] or [every[0]]
 
 
-def _every(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+def every_path(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The paths of a field of a layout, each once."""
     return (paths,) if isinstance(paths, str) else tuple(dict.fromkeys(paths))
 
 
@@ -566,46 +285,42 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
         DposcopeError: something unknown writes into the stream beside the routed experts.
     """
     path = mlp_path(block, layout)
-    experts = Experts.of(_module(block, path))
+    experts = Experts.of(submodule(block, path))
     if experts is None:
         return None
     above = path.rpartition(".")[0]
-    writers = {name: _module(block, name) for name in _writers(block, experts.outputs) if not _names_mixer(name)}
-    apart = next((one for one in _every(layout.mlp_out) if one in writers and "shared" in one), None)
+    beside = {name: submodule(block, name) for name in writers(block, experts.outputs) if not names_mixer(name)}
+    apart = next((one for one in every_path(layout.mlp_out) if one in beside and "shared" in one), None)
     if apart is not None and not apart.startswith(f"{above}."):
         mlp = apart.rpartition(".")[0]
-        writers = {name: module for name, module in writers.items() if not name.startswith(f"{mlp}.")}
+        beside = {name: module for name, module in beside.items() if not name.startswith(f"{mlp}.")}
     else:
         mlp = None
-    strangers = [name for name in writers if not name.startswith(f"{above}.")]
+    strangers = [name for name in beside if not name.startswith(f"{above}.")]
     if strangers:
         raise DposcopeError(f"experts of a block stand beside {strangers[0]}, which is not supported")
-    inside = {name.removeprefix(f"{above}."): module for name, module in writers.items()}
+    inside = {name.removeprefix(f"{above}."): module for name, module in beside.items()}
     # A router may choose among as many experts as the stream is wide.
     inside = {name: module for name, module in inside.items() if "shared" in name or "rout" not in name}
-    within = Shared.beside(_module(block, above), inside)
+    within = Shared.beside(submodule(block, above), inside)
     if mlp is None or apart is None:
         return within
     if within is not None:
         raise DposcopeError("a block has shared experts in two places, which is not supported")
-    return Shared(_module(block, mlp), _module(block, apart), gate=None, apart=True)
+    return Shared(submodule(block, mlp), submodule(block, apart), gate=None, apart=True)
 
 
 def submodule(parent: nn.Module, path: str) -> nn.Module:
     """The module at a dotted path, or an error that says how to register a layout."""
-    return _module(parent, path)
-
-
-def _module(parent: nn.Module, path: str) -> nn.Module:
     try:
         return parent.get_submodule(path)
     except AttributeError as error:
         raise DposcopeError(
-            f"{type(parent).__name__} has no module {path!r}; for another architecture {_HOW_TO_REGISTER}"
+            f"{type(parent).__name__} has no module {path!r}; for another architecture {HOW_TO_REGISTER}"
         ) from error
 
 
-def _recognise(model: PreTrainedModel) -> Layout:
+def recognise(model: PreTrainedModel) -> Layout:
     """Find the layout by shapes: L blocks of equal type, and in the MLP one projection that writes d numbers."""
     text_config = model.config.get_text_config()
     width: int | None = text_config.hidden_size
@@ -616,24 +331,24 @@ def _recognise(model: PreTrainedModel) -> Layout:
         if isinstance(module, nn.ModuleList) and len(module) == text_config.num_hidden_layers
     ]
     if len(lists) != 1 or width is None:
-        raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
+        raise DposcopeError(f"no layout for model_type {model_type!r}; {HOW_TO_REGISTER}")
     blocks_path, blocks = lists[0]
-    writers = [_writers(block, width) for block in blocks]
+    written = [writers(block, width) for block in blocks]
     attention = [
-        [name for name in names if _names_mixer(name) and name.split(".")[-1] in _ATTENTION_OUT] for names in writers
+        [name for name in names if names_mixer(name) and name.split(".")[-1] in _ATTENTION_OUT] for names in written
     ]
-    mlp = [name for name in writers[0] if not _names_mixer(name)]
+    mlp = [name for name in written[0] if not names_mixer(name)]
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""
     parent = model.get_submodule(stem) if stem else model
     norms = [name for name, module in parent.named_children() if "norm" in type(module).__name__.lower()]
     # The experts of a mixture come first, and other neurons beside them are looked for later.
     experts = [[name for name, module in block.named_modules() if Experts.of(module) is not None] for block in blocks]
     if any(experts):
-        dense = [[name for name in names if not _names_mixer(name)] for names in writers]
+        dense = [[name for name in names if not names_mixer(name)] for names in written]
         every = [routed or rest for routed, rest in zip(experts, dense, strict=True)]
         mlp = [] if any(len(names) != 1 for names in every) else list(dict.fromkeys(names[0] for names in every))
     if any(len(names) != 1 for names in attention) or not mlp or (len(mlp) > 1 and not any(experts)) or len(norms) != 1:
-        raise DposcopeError(f"no layout for model_type {model_type!r}; {_HOW_TO_REGISTER}")
+        raise DposcopeError(f"no layout for model_type {model_type!r}; {HOW_TO_REGISTER}")
     paths = tuple(dict.fromkeys(names[0] for names in attention))
     return Layout(blocks_path, _one(mlp), _one(paths), f"{stem}.{norms[0]}" if stem else norms[0])
 
@@ -650,17 +365,17 @@ _IN_PLACE_OF_ATTENTION: Final = {"mamba", "conv", "temporal_block"}
 """Modules of a block that has a state space, a convolution or a recurrence where others have attention."""
 
 
-def _names_mixer(name: str) -> bool:
+def names_mixer(name: str) -> bool:
     """Whether a projection is one of self-attention, or of what a block has in its place, by its name."""
     parts = name.lower().split(".")
     named = any("attn" in part or "attention" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
     return named and not any("cross" in part for part in parts)
 
 
-def _names_attention(name: str) -> bool:
+def names_attention(name: str) -> bool:
     """Whether a projection is one of self-attention that is not linear, which a mask keeps from padding."""
     parts = name.lower().split(".")
-    return _names_mixer(name) and not any("linear" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
+    return names_mixer(name) and not any("linear" in part or part in _IN_PLACE_OF_ATTENTION for part in parts)
 
 
 def has_linear_attention(model: PreTrainedModel) -> bool:
@@ -675,7 +390,7 @@ def is_read_alone(name: str) -> bool:
     return name.endswith(("mamba.out_proj", "mamba.dt_proj"))
 
 
-def _writers(block: nn.Module, width: int) -> list[str]:
+def writers(block: nn.Module, width: int) -> list[str]:
     """Names of a block's projections that write `width` numbers."""
     return [name for name, module in _projections(block) if projection_width(module).outputs == width]
 
@@ -735,7 +450,7 @@ def unembedding(model: PreTrainedModel) -> nn.Module:
     """
     given = _registered(model)
     if given is not None and given.unembedding is not None:
-        return _module(model, given.unembedding)
+        return submodule(model, given.unembedding)
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         raise DposcopeError(f"{type(model).__name__} has no unembedding; load it as a causal language model")

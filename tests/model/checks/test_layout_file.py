@@ -12,10 +12,11 @@ from peft import PeftModel
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.model import layout as layouts
+from dposcope.model.checks.layout import find_layout
 from dposcope.model.checks.layout_file import read_layout, use_layout
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, find_layout, logit_scale, logit_softcap, unembed
+from dposcope.model.layout import Layout, logit_scale, logit_softcap, unembed
 from dposcope.model.load import load
 from dposcope.reading import read_object
 from dposcope.talk.subject import Subject

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dposcope.errors import DposcopeError, plural
+from dposcope.model.checks.layout import find_layout
 from dposcope.model.devices.placement import USABLE, PartBytes, Placement, ends, split
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, active_stream, block_modules, find_layout, is_projection
+from dposcope.model.layout import Layout, active_stream, block_modules, is_projection
 from dposcope.processes.launcher import world_size
 from dposcope.protocols import DeviceMap, check_choice
 

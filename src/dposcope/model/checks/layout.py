@@ -1,0 +1,340 @@
+"""The layout of a model, found and checked: what is read is what the model computes.
+
+Types that the tests cover are taken as they are. Any other is run on two tokens, and refused where it does more than
+its layout says.
+"""
+
+import inspect
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from dposcope.errors import DposcopeError
+from dposcope.model.layout import (
+    HOW_TO_REGISTER,
+    Layout,
+    active_stream,
+    attention_paths,
+    check_expected,
+    every_path,
+    has_linear_attention,
+    is_covered,
+    known_layout,
+    mlp_path,
+    names_attention,
+    names_mixer,
+    projection_width,
+    recognise,
+    shared_experts,
+    submodule,
+    unembed,
+    writers,
+)
+from dposcope.model.mixtures.experts import Experts
+from dposcope.model.mixtures.shared import Always, Shared
+from dposcope.model.quantised.weights import check_readable, is_quantised
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model's layout, and what one pass of it showed."""
+
+    layout: Layout
+    norm_repeats: bool = False
+    """Whether a pass runs the final norm elsewhere, too, as nanochat does behind the embedding. What it reads is then
+    not always the residual stream at the end of the last block."""
+
+
+def find_layout(model: PreTrainedModel) -> Layout:
+    """The layout of `model`: registered, or recognised by structure.
+
+    Raises:
+        DposcopeError: see `find_parts`.
+    """
+    return find_parts(model).layout
+
+
+def find_parts(model: PreTrainedModel) -> Found:
+    """The layout of `model`, registered or recognised by structure; one that the tests do not cover is tried.
+
+    Raises:
+        DposcopeError: no layout is known, and the message says how to register one; or the model computes in a way of
+            its own.
+    """
+    model_type = model.config.model_type
+    check_expected(model_type)
+    if model_type == "llama4_text" and model.device.type != "meta":
+        # Alone, its decoder still says that its base model is named as in the model with vision, which it is not.
+        model.base_model_prefix = "model"
+    layout = known_layout(model_type) or recognise(model)
+    blocks = submodule(model, layout.blocks)
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+        raise DposcopeError(
+            f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {HOW_TO_REGISTER}"
+        )
+    submodule(model, layout.final_norm)
+    _check_mixture(model, blocks, layout)
+    projections = [
+        module
+        for block in blocks
+        for module in (submodule(block, path) for path in (mlp_path(block, layout), *attention_paths(block, layout)))
+    ]
+    for projection in projections:
+        projection_width(projection)
+        experts = Experts.of(projection)
+        if experts is not None:
+            experts.check()
+        if is_quantised(projection) and model.device.type != "meta":
+            check_readable(projection)
+    if layout is known_layout(model_type) and not is_covered(model_type, layout):
+        _check_written(blocks, layout)
+    if len(set(map(id, projections))) != len(projections):
+        # A hook or a weight of such a module would act in several blocks.
+        raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
+    if is_covered(model_type, layout):
+        return Found(layout)
+    used = {path for block in blocks for path in attention_paths(block, layout)}
+    for path in every_path(layout.attention_out):
+        if path not in used:  # in a block with attention and a state space, one would be left out in silence
+            raise DposcopeError(f"layout of model_type {model_type!r}: no block has {path!r}; {HOW_TO_REGISTER}")
+    if model.device.type == "meta":  # without weights there are no logits to check
+        return Found(layout)
+    if has_linear_attention(model) or not all(names_attention(path) for path in used):
+        _check_padding(model)
+    _check_apart(model, blocks, layout)
+    return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
+
+
+def _check_written(blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse a registered layout whose projections write vectors of two widths: one of them is no output projection."""
+    for block in blocks:
+        own = mlp_path(block, layout)
+        mlp = projection_width(submodule(block, own)).outputs
+        for path in attention_paths(block, layout):
+            attention = projection_width(submodule(block, path)).outputs
+            if mlp != attention:
+                raise DposcopeError(
+                    f"layout: mlp-out {own!r} writes {mlp} numbers and attention-out {path!r} {attention}; both must "
+                    "write to the residual stream: name the last projection of each, mostly down_proj and o_proj"
+                )
+
+
+def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse a mixture of experts with neurons elsewhere than in its experts and dense blocks.
+
+    Raises:
+        DposcopeError: there are other projections that write into the stream than those of attention, of routed and of
+            shared experts and of dense blocks; or the output projection is not that of experts.
+    """
+    model_type, width = model.config.model_type, model.config.get_text_config().hidden_size
+    mixed = [any("expert" in name for name, _ in block.named_modules()) for block in blocks]
+    for block, experts in zip(blocks, mixed, strict=True):
+        path = mlp_path(block, layout)
+        if not experts:
+            if any(mixed) and [name for name in writers(block, width) if not names_mixer(name)] != [path]:
+                raise DposcopeError(f"{model_type} has dense blocks of an unknown kind among blocks of experts")
+            continue
+        if Experts.of(submodule(block, path)) is None:
+            raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
+        try:
+            shared_experts(block, layout)
+        except DposcopeError as error:
+            raise DposcopeError(f"{model_type} is a mixture of an unknown kind: {error}") from error
+
+
+@torch.inference_mode()
+def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> bool:
+    """Refuse an architecture that computes logits in a way of its own, as the lens and log-perplexity would be wrong;
+    or what blocks write or pass on.
+
+    Returns:
+        `Found.norm_repeats`.
+    """
+    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    own: Tensor = model(input_ids=ids, use_cache=False).logits
+    with _probing(model, blocks, layout), _ends(model, blocks, layout) as ends:
+        read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
+    if "last_hidden_state" not in read:
+        raise DposcopeError(
+            f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
+        )
+    ours = unembed(model, read["last_hidden_state"]).to(own.device)
+    if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
+        raise DposcopeError(
+            f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
+            "so the lens and log-perplexity would be wrong: not supported, unless a layout gives the logit_scale or "
+            "logit_softcap"
+        )
+    return ends.norm_repeats(model.config.model_type)
+
+
+@torch.inference_mode()
+def _check_padding(model: PreTrainedModel) -> None:
+    """Refuse a state space, convolution or recurrence that reads padding: a batch would change its texts."""
+    ids = torch.tensor([[1, 1, 0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    mask = torch.tensor([[0, 0, 1, 1]], device=ids.device)
+    placed = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    takes = "position_ids" in inspect.signature(model.forward).parameters
+    alone: Tensor = model(input_ids=ids[:, 2:], use_cache=False).logits[0, -1]
+    padded: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **(placed if takes else {})).logits[
+        0, -1
+    ]
+    if _differ(alone, padded):
+        raise DposcopeError(
+            f"{model.config.model_type} reads the padding of a batch, so texts would depend on those beside them: not "
+            "supported"
+        )
+
+
+@torch.inference_mode()
+def _check_apart(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse blocks that do more than to add up what their routed experts and the shared ones apart from them write.
+
+    What the shared ones write is added to what the routed ones write instead, which must give the same logits.
+    """
+    apart = [
+        (submodule(block, mlp_path(block, layout).rpartition(".")[0]), shared)
+        for block in blocks
+        if (shared := shared_experts(block, layout)) is not None and shared.apart
+    ]
+    if not apart:
+        return
+    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    wrote: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
+        wrote[module] = output.clone()
+
+    def nothing(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
+
+    def for_both(shared: Shared) -> Callable[..., Any]:
+        def add(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> Any:
+            both = wrote[shared.out]
+            return output + both if isinstance(output, Tensor) else (output[0] + both, *output[1:])
+
+        return add
+
+    with ExitStack() as stack:
+        for _, shared in apart:
+            stack.callback(shared.out.register_forward_hook(keep).remove)
+        own: Tensor = model(input_ids=ids, use_cache=False).logits
+    with ExitStack() as stack:
+        for routed, shared in apart:
+            stack.callback(routed.register_forward_hook(for_both(shared)).remove)
+            stack.callback(shared.mlp.register_forward_hook(nothing).remove)
+        moved: Tensor = model(input_ids=ids, use_cache=False).logits
+    if _differ(own, moved):
+        raise DposcopeError(
+            f"{model.config.model_type} does more than to add routed and shared experts up, which is not supported"
+        )
+
+
+def _differ(logits: Tensor, others: Tensor) -> bool:
+    """Whether two computations of the same logits differ by more than rounding, which may send a token of a mixture to
+    another expert in half precision."""
+    change = (others.double() - logits.double()).norm() / logits.double().norm()
+    return bool(change > (1e-3 if logits.dtype == torch.float32 else 0.15))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """What a pass has at its end."""
+
+    written: list[Tensor] = field(default_factory=list[Tensor])
+    """By the last block, each time."""
+    normed: list[Tensor] = field(default_factory=list[Tensor])
+    """What the final norm read, each time."""
+
+    def norm_repeats(self, model_type: str) -> bool:
+        """Whether the final norm ran several times.
+
+        Raises:
+            DposcopeError: and what it read at last is not what the last block wrote, so nothing shows its stream.
+        """
+        if len(self.normed) < 2:
+            return False
+        last = self.normed[-1]
+        if not self.written or not torch.equal(last, self.written[-1].to(last.device)):
+            raise DposcopeError(
+                f"{model_type} runs its final norm several times, and changes what its last block writes before it: "
+                "not supported"
+            )
+        return True
+
+
+@contextmanager
+def _ends(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[_Ends]:
+    """Look, during one pass, at what the last block writes and the final norm reads."""
+    ends = _Ends()
+
+    def wrote(_module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
+        ends.written.append((output if isinstance(output, Tensor) else output[0]).clone())
+
+    def reads(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ends.normed.append(args[0] if args else next(iter(kwargs.values())))
+
+    norm = submodule(model, layout.final_norm)
+    with ExitStack() as stack:
+        stack.callback(blocks[-1].register_forward_hook(wrote).remove)
+        stack.callback(norm.register_forward_pre_hook(reads, with_kwargs=True).remove)
+        yield ends
+
+
+@contextmanager
+def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[None]:
+    """Check, during one pass, that blocks pass on one residual stream or a known one of several, and that routed and
+    shared experts of a block are added up as they are.
+
+    Raises:
+        DposcopeError: they are not.
+    """
+    model_type, streams = model.config.model_type, 3 if active_stream(model) is None else 4
+
+    def one_stream(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (args[0] if args else kwargs["hidden_states"]).ndim != streams:
+            raise DposcopeError(f"blocks of {model_type} pass on several residual streams, which is not supported")
+
+    with ExitStack() as stack:
+        for block in blocks[1:]:
+            stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
+        for block in blocks:
+            shared = shared_experts(block, layout)
+            if shared is not None and not shared.apart:
+                path = mlp_path(block, layout)
+                whole, experts = submodule(block, path.rpartition(".")[0]), submodule(block, path)
+                stack.enter_context(_added_up(model_type, whole, experts, shared))
+        yield
+
+
+@contextmanager
+def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Shared) -> Generator[None]:
+    wrote: dict[nn.Module, Tensor] = {}
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
+        given: Tensor = output if isinstance(output, Tensor) else output[0]
+        # A copy: Llama 4 adds the routed experts into what the shared one wrote.
+        wrote[module] = given.reshape(-1, given.shape[-1]).to(torch.float64, copy=True)
+
+    kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
+    kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
+    try:
+        yield
+    finally:
+        for one in kept:
+            one.remove()
+    routing = Always(1, shared).routing(wrote[shared.out], read[-1])
+    # Llama 4's experts write of every token, one expert after the other.
+    routed = wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
+    expected = routed + routing.weights * wrote[shared.out]
+    # Norms, as sums in half precision are rounded.
+    rounding = max(2 * torch.finfo(read[-1].dtype).eps, 1e-5)
+    if (wrote[whole] - expected).norm() > rounding * wrote[whole].norm():
+        raise DposcopeError(f"{model_type} does more than to add routed and shared experts up, which is not supported")
