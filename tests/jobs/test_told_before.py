@@ -179,17 +179,22 @@ def test_a_tuned_model_and_a_teacher(place, monkeypatch, tmp_path):
         assert "differ in architecture" in refused(run, dry, monkeypatch, tmp_path / name)
 
 
-def test_what_claims_are_judged_along(place, monkeypatch, tmp_path):
-    """Of an explanation directions are fitted, whatever its own is."""
-    model, tuned = str(place.ground.job.model), str(place.ground.tuned)
-    given = {"direction": "token-contrast", "direction_block": 3, "toxic_neurons": [4]}
-    settings = ExplainSettings(**place.ground.job.settings(**given))
-    said = refused(
+def refused_explanation(model, tuned, settings, monkeypatch, tmp_path):
+    """What `explain` is refused with, and its dry run."""
+    return refused(
         lambda out: run_explain(model, tuned, out, settings),
         lambda out: explain_work(model, tuned, out, settings),
         monkeypatch,
         tmp_path,
     )
+
+
+def test_what_claims_are_judged_along(place, monkeypatch, tmp_path):
+    """Of an explanation directions are fitted, whatever its own is."""
+    model, tuned = str(place.ground.job.model), str(place.ground.tuned)
+    given = {"direction": "token-contrast", "direction_block": 3, "toxic_neurons": [4]}
+    settings = ExplainSettings(**place.ground.job.settings(**given))
+    said = refused_explanation(model, tuned, settings, monkeypatch, tmp_path)
     assert "there is no block 3 in a model of 3 blocks" in said
 
 
@@ -244,45 +249,27 @@ def test_prompts_to_report_on_are_looked_at_first_where_nothing_is_learned(place
     assert evaluate_work(model, tmp_path / "cut", settings).stages, "its prompts have 32 tokens"
 
 
-def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
-    job, model = place.ground.job, str(place.ground.job.model)
-    settings = PairsSettings(
-        method="pplm",
-        learn_text=str(job.neutral),
-        comments=str(job.comments),
-        direction_block=3,
-        count=2,
-        prompt_tokens=6,
-        dtype="float32",
-        device="cpu",
-    )
-    said = refused(
-        lambda out: run_pairs(model, out.with_suffix(".jsonl"), settings),
-        lambda out: pairs_work(model, out.with_suffix(".jsonl"), settings),
-        monkeypatch,
-        tmp_path,
-    )
-    assert "there is no block 3 in a model of 3 blocks" in said
-
-
-def test_a_cache_that_cannot_be_shifted(place, monkeypatch, tmp_path):
-    job, model = place.ground.job, tmp_path / "hybrid"
-    MORE["falcon_h1"].build().save_pretrained(model)
-    settings = PairsSettings(
-        method="pplm",
-        learn_text=str(job.neutral),
-        comments=str(job.comments),
-        count=2,
-        prompt_tokens=6,
-        dtype="float32",
-        device="cpu",
-    )
-    said = refused(
+def refused_pairs(place, model, monkeypatch, tmp_path, **others):
+    """What `pairs --method pplm` of a model is refused with, and its dry run."""
+    job = place.ground.job
+    given = {"learn_text": str(job.neutral), "comments": str(job.comments), "count": 2, "prompt_tokens": 6}
+    settings = PairsSettings(method="pplm", **given, dtype="float32", device="cpu", **others)
+    return refused(
         lambda out: run_pairs(str(model), out.with_suffix(".jsonl"), settings),
         lambda out: pairs_work(str(model), out.with_suffix(".jsonl"), settings),
         monkeypatch,
         tmp_path,
     )
+
+
+def test_the_direction_of_pairs(place, monkeypatch, tmp_path):
+    said = refused_pairs(place, place.ground.job.model, monkeypatch, tmp_path, direction_block=3)
+    assert "there is no block 3 in a model of 3 blocks" in said
+
+
+def test_a_cache_that_cannot_be_shifted(place, monkeypatch, tmp_path):
+    MORE["falcon_h1"].build().save_pretrained(tmp_path / "hybrid")
+    said = refused_pairs(place, tmp_path / "hybrid", monkeypatch, tmp_path)
     assert "the cache of this model holds more than keys and values" in said
 
 
@@ -296,22 +283,12 @@ def test_an_edit_of_another_size_is_no_tuned_model(place, monkeypatch, tmp_path)
     model, edit = str(place.ground.job.model), place.named("{edit}")
     assert value_files(edit).tensors.exists()
     settings = ExplainSettings(**place.ground.job.settings(toxic_neurons=[4]))
-    said = refused(
-        lambda out: run_explain(model, edit, out, settings),
-        lambda out: explain_work(model, edit, out, settings),
-        monkeypatch,
-        tmp_path,
-    )
+    said = refused_explanation(model, edit, settings, monkeypatch, tmp_path)
     assert "gains for [2, 7] neurons do not fit" in said
 
 
 def test_an_edit_of_another_architecture_is_no_tuned_model(place, monkeypatch, tmp_path):
     model, edit = str(place.ground.job.model), place.named("edit:{foreign}")
     settings = ExplainSettings(**place.ground.job.settings(toxic_neurons=[4]))
-    said = refused(
-        lambda out: run_explain(model, edit, out, settings),
-        lambda out: explain_work(model, edit, out, settings),
-        monkeypatch,
-        tmp_path,
-    )
+    said = refused_explanation(model, edit, settings, monkeypatch, tmp_path)
     assert said == "the edit was made for a mistral model, but this is a llama model; give its own model"

@@ -290,12 +290,11 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
         return None
     above = path.rpartition(".")[0]
     beside = {name: submodule(block, name) for name in writers(block, experts.outputs) if not names_mixer(name)}
-    apart = next((one for one in every_path(layout.mlp_out) if one in beside and "shared" in one), None)
-    if apart is not None and not apart.startswith(f"{above}."):
+    named = [one for one in every_path(layout.mlp_out) if one in beside and "shared" in one]
+    apart = next((one for one in named if not one.startswith(f"{above}.")), None)
+    if apart is not None:
         mlp = apart.rpartition(".")[0]
         beside = {name: module for name, module in beside.items() if not name.startswith(f"{mlp}.")}
-    else:
-        mlp = None
     strangers = [name for name in beside if not name.startswith(f"{above}.")]
     if strangers:
         raise DposcopeError(f"experts of a block stand beside {strangers[0]}, which is not supported")
@@ -303,11 +302,12 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     # A router may choose among as many experts as the stream is wide.
     inside = {name: module for name, module in inside.items() if "shared" in name or "rout" not in name}
     within = Shared.beside(submodule(block, above), inside)
-    if mlp is None or apart is None:
+    if apart is None:
         return within
     if within is not None:
         raise DposcopeError("a block has shared experts in two places, which is not supported")
-    return Shared(submodule(block, mlp), submodule(block, apart), gate=None, apart=True)
+    out = submodule(block, apart)
+    return Shared(submodule(block, apart.rpartition(".")[0]), out, gate=None, apart=True)
 
 
 def submodule(parent: nn.Module, path: str) -> nn.Module:

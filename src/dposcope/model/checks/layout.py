@@ -105,10 +105,22 @@ def find_parts(model: PreTrainedModel) -> Found:
             raise DposcopeError(f"layout of model_type {model_type!r}: no block has {path!r}; {HOW_TO_REGISTER}")
     if model.device.type == "meta":  # without weights there are no logits to check
         return Found(layout)
+    own = _logits(model, _two_tokens(model))
     if has_linear_attention(model) or not all(names_attention(path) for path in used):
-        _check_padding(model)
+        _check_padding(model, own)
     _check_apart(model, blocks, layout)
-    return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout))
+    return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout, own))
+
+
+def _two_tokens(model: PreTrainedModel) -> Tensor:
+    """What a model is tried on, `[1, 2]`, on the device of its embedding."""
+    return torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
+@torch.inference_mode()
+def _logits(model: PreTrainedModel, ids: Tensor, **given: Tensor) -> Tensor:
+    """`[B, T, vocabulary]`, without a cache."""
+    return model(input_ids=ids, use_cache=False, **given).logits
 
 
 def _check_written(blocks: nn.ModuleList, layout: Layout) -> None:
@@ -149,17 +161,15 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
 
 
 @torch.inference_mode()
-def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> bool:
+def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout, own: Tensor) -> bool:
     """Refuse an architecture that computes logits in a way of its own, as the lens and log-perplexity would be wrong;
     or what blocks write or pass on.
 
     Returns:
         `Found.norm_repeats`.
     """
-    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    own: Tensor = model(input_ids=ids, use_cache=False).logits
     with _probing(model, blocks, layout), _ends(model, blocks, layout) as ends:
-        read: ModelOutput = model.base_model(input_ids=ids, use_cache=False)
+        read: ModelOutput = model.base_model(input_ids=_two_tokens(model), use_cache=False)
     if "last_hidden_state" not in read:
         raise DposcopeError(
             f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
@@ -174,18 +184,15 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
     return ends.norm_repeats(model.config.model_type)
 
 
-@torch.inference_mode()
-def _check_padding(model: PreTrainedModel) -> None:
+def _check_padding(model: PreTrainedModel, own: Tensor) -> None:
     """Refuse a state space, convolution or recurrence that reads padding: a batch would change its texts."""
-    ids = torch.tensor([[1, 1, 0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    mask = torch.tensor([[0, 0, 1, 1]], device=ids.device)
-    placed = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    two = _two_tokens(model)
+    ids = torch.cat([torch.ones_like(two), two], 1)
+    mask = torch.cat([torch.zeros_like(two), torch.ones_like(two)], 1)
     takes = "position_ids" in inspect.signature(model.forward).parameters
-    alone: Tensor = model(input_ids=ids[:, 2:], use_cache=False).logits[0, -1]
-    padded: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **(placed if takes else {})).logits[
-        0, -1
-    ]
-    if _differ(alone, padded):
+    placed = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if takes else {}
+    padded = _logits(model, ids, attention_mask=mask, **placed)
+    if _differ(own[0, -1], padded[0, -1]):
         raise DposcopeError(
             f"{model.config.model_type} reads the padding of a batch, so texts would depend on those beside them: not "
             "supported"
@@ -205,7 +212,7 @@ def _check_apart(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) 
     ]
     if not apart:
         return
-    ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    ids = _two_tokens(model)
     wrote: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
@@ -224,12 +231,12 @@ def _check_apart(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) 
     with ExitStack() as stack:
         for _, shared in apart:
             stack.callback(shared.out.register_forward_hook(keep).remove)
-        own: Tensor = model(input_ids=ids, use_cache=False).logits
+        own = _logits(model, ids)
     with ExitStack() as stack:
         for routed, shared in apart:
             stack.callback(routed.register_forward_hook(for_both(shared)).remove)
             stack.callback(shared.mlp.register_forward_hook(nothing).remove)
-        moved: Tensor = model(input_ids=ids, use_cache=False).logits
+        moved = _logits(model, ids)
     if _differ(own, moved):
         raise DposcopeError(
             f"{model.config.model_type} does more than to add routed and shared experts up, which is not supported"
