@@ -102,6 +102,10 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_dt_rank": 3},
     "kimi_linear": {"layer_types": _RECURRENT, "linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": _CONVOLUTIONS},
+    "nemotron_h": {
+        "layer_types": ["linear_attention", "moe", "full_attention", "mlp"],
+        **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "moe_shared_expert_intermediate_size": 20},
+    },
     "lfm3": {"layer_types": _CONVOLUTIONS},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -393,6 +397,10 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
         handle.remove()
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
     for here, whole in zip(parts, wholes, strict=True):
+        if not here:  # a block without an MLP
+            values, weights = torch.zeros(2, ids.numel(), lm.d_mlp, dtype=torch.float64)
+            rows.append((values, weights))
+            continue
         written = sum((wrote[one] for one in whole[1:]), wrote[whole[0]])
         values, weights = torch.zeros(2, len(written), lm.d_mlp, dtype=torch.float64)
         start = 0
@@ -422,11 +430,11 @@ def _of_experts(experts: Any, *read: torch.Tensor) -> list[torch.Tensor]:
     values, sent = torch.zeros(len(states), count, width), torch.zeros(len(states), count, width)
     for token, state in enumerate(states):
         for expert, weight in zip(chosen[token].tolist(), weights[token], strict=True):
-            up = experts.gate_up_proj[expert]
+            up = experts.gate_up_proj[expert] if experts.has_gate else experts.up_proj[expert]
             both = state @ up if experts.is_transposed else up @ state
             if experts.has_bias:
                 both = both + experts.gate_up_proj_bias[expert]
-            values[token, expert] = experts._apply_gate(both[None])[0]
+            values[token, expert] = experts._apply_gate(both[None])[0] if experts.has_gate else experts.act_fn(both)
             sent[token, expert] = weight
     return [values.flatten(1), sent.flatten(1)]
 

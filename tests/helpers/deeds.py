@@ -43,9 +43,13 @@ from dposcope.pairs.checks import completion_logppl
 from dposcope.pairs.pairs import Pairs
 from dposcope.pairs.pplm import Perturbation, perturbed_continuations
 from dposcope.search.divergence import NeutralText
+from helpers.alternating import KINDS as ALTERNATING
+from helpers.alternating import made as alternating
 from helpers.changes import tuned_copy
 from helpers.edits import both_of, heads_of
 from helpers.families import (
+    FAMILIES,
+    MIXTURES,
     TEXTS,
     copied,
     random_direction,
@@ -62,7 +66,7 @@ WITHOUT_HEADS = {
     f"tiny-{family.config().model_type}"
     for name, family in MORE.items()
     if name in ("gemma4_text", "gemma4") or len(family.attention) > 1
-}
+} | {f"tiny-{name}" for name in ALTERNATING}
 """Of whose heads nothing can be changed: blocks differ in them, or some have none."""
 
 
@@ -242,9 +246,14 @@ DONE: dict[str, Callable[[LanguageModel, LanguageModel], Any]] = {
 
 SOME = ("gains, heads, ablations", "attribution")
 
+EVERY = (*FAMILIES, *MIXTURES, *ALTERNATING, *(name for name in MORE if name != "gemma3n_text"))
+"""Models that are spread over devices, and streamed."""
+
 
 @cache
 def made(family: str) -> LanguageModel:
+    if family in ALTERNATING:
+        return alternating(family)
     return MORE[family].build() if family in MORE else tiny(family)
 
 

@@ -273,10 +273,20 @@ NOT_RECOGNISED = {
         lambda: transformers.RecurrentGemmaConfig(**_GATED, lru_width=16),
         "recurrent_gemma reads the padding of a batch, so texts would depend on those beside them: not supported",
     ),
-    # Experts without a gate, in functions of their own.
-    "nemotron_h": (
-        lambda: transformers.NemotronHConfig(vocab_size=96, hidden_size=16, num_attention_heads=2),
-        r"no layout for model_type 'nemotron_h'; call dposcope\.register_layout",
+    # Several blocks share one transformer block.
+    "zamba2": (
+        lambda: transformers.Zamba2Config(
+            **{"vocab_size": 96, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4},
+            **{
+                "num_attention_heads": 2,
+                "num_mem_blocks": 1,
+                "mamba_d_state": 4,
+                "n_mamba_heads": 2,
+                "mamba_ngroups": 1,
+            },
+            layers_block_type=["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        ),
+        r"no layout for model_type 'zamba2'; call dposcope\.register_layout",
     ),
     # Some blocks read images in place of the text, and do nothing without them.
     "mllama_text_model": (

@@ -14,13 +14,8 @@ from dposcope.model.hooks import hooked, neuron_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.training.objective import Objective
 from dposcope.training.trainable import low_rank, neuron_gains
-from helpers.deeds import DONE, ON_ONE, SOME, ids, neurons_of, pair, unequal
+from helpers.deeds import DONE, EVERY, ON_ONE, SOME, ids, neurons_of, pair, unequal
 from helpers.fake_devices import GPUS, FakeDevices, MixedDevices, dispatched, spread
-from helpers.families import (
-    FAMILIES,
-    MIXTURES,
-)
-from helpers.more_families import MORE
 from helpers.policies import disturb, material, packed
 
 
@@ -33,7 +28,7 @@ def test_it_gives_what_it_gives_on_one_device(what):
     assert unequal(found, wanted) is None
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES, *(name for name in MORE if name != "gemma3n_text")])
+@pytest.mark.parametrize("family", EVERY)
 def test_every_family(family):
     wanted = [DONE[what](*pair(family)) for what in SOME]
     base, tuned = pair(family)

@@ -8,10 +8,8 @@ import pytest
 from dposcope.errors import DposcopeError
 from dposcope.model.devices.streamed import stream_
 from dposcope.model.language_model import LanguageModel
-from helpers.deeds import DONE, ON_ONE, pair, unequal
+from helpers.deeds import DONE, EVERY, ON_ONE, pair, unequal
 from helpers.fake_devices import CPU, GPUS, FakeDevices, spread
-from helpers.families import FAMILIES, MIXTURES
-from helpers.more_families import MORE
 
 WITH_TUNED = (
     *("interchange", "contributions", "explanation", "attribution", "mediation", "losses of continuations"),
@@ -53,7 +51,7 @@ def test_both(what, tmp_path):
             assert unequal(DONE[what](*there), wanted, exact=True) is None
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES, *(name for name in MORE if name != "gemma3n_text")])
+@pytest.mark.parametrize("family", EVERY)
 def test_every_family(family, tmp_path):
     wanted = DONE["attribution"](*pair(family))
     base, tuned = pair(family)

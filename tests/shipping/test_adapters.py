@@ -17,6 +17,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.adapters import write_adapters
+from helpers.alternating import made as alternating
 from helpers.families import (
     CONFIGS,
     TEXTS,
@@ -239,10 +240,10 @@ def test_what_cannot_be_is_refused(llama, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "there"]
 
 
-@pytest.mark.parametrize("family", ["falcon_h1", "granitemoehybrid"])
+@pytest.mark.parametrize("family", ["falcon_h1", "granitemoehybrid", "nemotron_h"])
 def test_state_spaces_keep_what_they_write(family, tmp_path):
     """peft has no LoRA for it, so an edit of it is refused; of the MLPs all is exact."""
-    lm = MORE[family].build()
+    lm = alternating("dense") if family == "nemotron_h" else MORE[family].build()
     source = stored(lm, tmp_path / "base")
     edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7, attention=False))
     write_adapters(source, edit, tmp_path / "out")
@@ -250,6 +251,8 @@ def test_state_spaces_keep_what_they_write(family, tmp_path):
         expected = logits_of(lm, IDS)
     with wrapped(lm, tmp_path / "out/ablation", tmp_path / "out/gains") as model:
         assert_close(logits(model), expected, 1e-5)
-    with pytest.raises(DposcopeError, match=r"what the edit does to .*mamba\.out_proj, as peft has no LoRA for state"):
+    with pytest.raises(
+        DposcopeError, match=r"what the edit does to .*(mamba|mixer)\.out_proj, as peft has no LoRA for state"
+    ):
         write_adapters(source, Edit.of(ablate(random_direction(lm))), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()

@@ -231,8 +231,12 @@ def _assigned(lm: LanguageModel, assign: Assign) -> _Planned:
             "assigned constants do not fold into a mixture of experts, as the router decides what an expert writes; "
             "keep the hooks, or use gains"
         )
-    for block in assign.neurons.mask.any(1).nonzero().squeeze(1).tolist():
-        module = lm.mlp_outs[block]
+    there = [(block, part) for block, parts in enumerate(lm.columns.parts) for part in parts]
+    for block, part in there:
+        members = assign.neurons.mask[block, part.columns]
+        if not members.any():
+            continue
+        module = part.projection
         bias = _bias(module)
         if bias is None:
             raise DposcopeError(
@@ -241,8 +245,9 @@ def _assigned(lm: LanguageModel, assign: Assign) -> _Planned:
             )
         _check_plain(lm, module)
         vectors = _readable(value_vectors(module)).double()
-        members = assign.neurons.mask[block].to(vectors.device)
-        constants = torch.where(members, assign.values[block].to(vectors.device, torch.float64), 0.0)
+        members = members.to(vectors.device)
+        given = assign.values[block, part.columns].to(vectors.device, torch.float64)
+        constants = torch.where(members, given, 0.0)
         constant = bias.double() + constants @ vectors
         new = {
             "weight": _as_weight(module, vectors.masked_fill(members.unsqueeze(1), 0.0)),

@@ -56,8 +56,10 @@ class Steer:
         def change(stream: Tensor, _frame: Frame) -> Tensor:
             return (stream - shift.to(stream.device)).to(stream.dtype)
 
-        site = residual_site(lm, block) if self.site == "residual" else mlp_sites(lm, block)[-1]
-        return [(site, change)]
+        sites = [residual_site(lm, block)] if self.site == "residual" else mlp_sites(lm, block)
+        if not sites:
+            raise DposcopeError(f"block {block} of {lm.name} has no MLP to steer; choose another, or site residual")
+        return [(sites[-1], change)]
 
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""

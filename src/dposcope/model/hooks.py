@@ -55,8 +55,9 @@ class Site:
 def neuron_sites(lm: LanguageModel, block: int) -> list[Site]:
     """Neuron activations m of a block, `[B, T, columns]`: what its MLP output projection reads.
 
-    One site, but two where a block has shared experts beside routed ones, which a pass computes one after the other.
-    In a mixture, activations are 0 where a token was not sent to an expert; what a change gives there has no effect.
+    One site, but two where a block has shared experts beside routed ones, which a pass computes one after the other;
+    none where a block has no MLP. In a mixture, activations are 0 where a token was not sent to an expert; what a
+    change gives there has no effect.
     """
     experts = lm.experts
 
@@ -74,9 +75,11 @@ def neuron_site(lm: LanguageModel, block: int) -> Site:
     """The one site of a block's neurons, `[B, T, d_mlp]`.
 
     Raises:
-        DposcopeError: it has two; see `neuron_sites`.
+        DposcopeError: it has two or none; see `neuron_sites`.
     """
     sites = neuron_sites(lm, block)
+    if not sites:
+        raise DposcopeError(f"block {block} of {lm.name} has no MLP, so it has no neurons; choose another")
     if len(sites) > 1:
         raise DposcopeError(f"neurons of block {block} of {lm.name} are in two places; use neuron_sites(lm, block)")
     return sites[0]
@@ -85,17 +88,20 @@ def neuron_site(lm: LanguageModel, block: int) -> Site:
 def heads_site(lm: LanguageModel, block: int) -> Site:
     """What all heads of a block give, `[B, T, heads · width]`: the attention output projection's input."""
     lm.check_heads()
-    return Site(f"heads.{block}", lm.attention_outs[block], "input")
+    out = lm.attention_outs[block]
+    assert out is not None  # what `check_heads` refuses
+    return Site(f"heads.{block}", out, "input")
 
 
 def mlp_sites(lm: LanguageModel, block: int) -> list[Site]:
     """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together.
 
-    One site, but two where a block adds up what its routed and its shared experts write (Granite).
+    One site, but two where a block adds up what its routed and its shared experts write (Granite), and none where it
+    has no MLP (Nemotron-H).
     """
     parts = lm.columns.parts[block]
-    if len(parts) == 1:
-        return [Site(f"mlp.{block}", lm.mlp_outs[block], "output")]
+    if len(parts) <= 1:
+        return [Site(f"mlp.{block}", part.projection, "output") for part in parts]
     routed, *shared = mlp_modules(lm, block)
     return [
         Site(f"mlp.{block}", routed, "output"),
@@ -106,12 +112,16 @@ def mlp_sites(lm: LanguageModel, block: int) -> list[Site]:
 def mlp_modules(lm: LanguageModel, block: int) -> list[nn.Module]:
     """The module of a block that holds its MLP output projection, or all of its experts.
 
-    One module, but two where shared experts stand beside the module of the routed ones. Both read the same.
+    One module, but two where shared experts stand beside the module of the routed ones. Both read the same. None where
+    a block has no MLP.
 
     Raises:
-        DposcopeError: the block has none.
+        DposcopeError: the projection stands in the block itself.
     """
-    parent = mlp_path(lm.blocks[block], lm.layout).rpartition(".")[0]
+    path = mlp_path(lm.blocks[block], lm.layout)
+    if path is None:
+        return []
+    parent = path.rpartition(".")[0]
     if not parent:
         raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
     apart = [one.shared.mlp for one in lm.columns.parts[block] if one.shared is not None and one.shared.apart]
@@ -121,12 +131,12 @@ def mlp_modules(lm: LanguageModel, block: int) -> list[nn.Module]:
 def attention_sites(lm: LanguageModel, block: int) -> list[Site]:
     """What the attention's output projection writes, `[B, T, d]`, before any norm.
 
-    One site, but two where a block has a state space beside its attention (Falcon-H1).
+    One site, but two where a block has a state space beside its attention (Falcon-H1), and none where it has an MLP
+    alone (Nemotron-H).
     """
-    first, *others = lm.mixer_outs[block]
     return [
-        Site(f"attention.{block}", first, "output"),
-        *(Site(f"attention.{block}.{place}", one, "output") for place, one in enumerate(others, 1)),
+        Site(f"attention.{block}.{place}" if place else f"attention.{block}", one, "output")
+        for place, one in enumerate(lm.mixer_outs[block])
     ]
 
 

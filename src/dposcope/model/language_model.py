@@ -152,14 +152,20 @@ class LanguageModel:
         return layouts.block_modules(self.model, self.layout)
 
     @cached_property
-    def mlp_outs(self) -> list[nn.Module]:
-        """Each block's MLP output projection, whose input is the neuron activation m; or its routed experts."""
-        return [layouts.submodule(block, layouts.mlp_path(block, self.layout)) for block in self.blocks]
+    def mlp_outs(self) -> list[nn.Module | None]:
+        """Each block's MLP output projection, whose input is the neuron activation m; or its routed experts; None where
+        a block has no MLP, as most of Nemotron-H."""
+        paths = [layouts.mlp_path(block, self.layout) for block in self.blocks]
+        return [
+            None if path is None else layouts.submodule(block, path)
+            for block, path in zip(self.blocks, paths, strict=True)
+        ]
 
     @cached_property
-    def attention_outs(self) -> list[nn.Module]:
-        """Each block's attention output projection, or that of what it has in place of attention."""
-        return [first for first, *_ in self.mixer_outs]
+    def attention_outs(self) -> list[nn.Module | None]:
+        """Each block's attention output projection, or that of what it has in place of attention; None where a block
+        has neither."""
+        return [next(iter(outs), None) for outs in self.mixer_outs]
 
     @cached_property
     def mixer_outs(self) -> list[list[nn.Module]]:
@@ -192,7 +198,7 @@ class LanguageModel:
     @property
     def d_model(self) -> int:
         """d."""
-        return layouts.projection_width(self.mlp_outs[0]).outputs
+        return layouts.projection_width(next(one for one in self.mlp_outs if one is not None)).outputs
 
     @cached_property
     def columns(self) -> Columns:
@@ -232,7 +238,7 @@ class LanguageModel:
             DposcopeError: blocks differ in width, or some have no heads.
         """
         self.check_heads()
-        widths = {layouts.projection_width(module).inputs for module in self.attention_outs}
+        widths = {layouts.projection_width(one).inputs for one in self.attention_outs if one is not None}
         if len(widths) != 1:
             raise DposcopeError(f"blocks have attentions of different widths {sorted(widths)}: not supported")
         return widths.pop()
@@ -267,7 +273,7 @@ class LanguageModel:
     @property
     def gated(self) -> bool:
         """Whether m_i is `act(gate_i) · up_i` (Llama, Gemma …) rather than `act(pre_i)` (GPT-2)."""
-        return layouts.is_gated(self.blocks[0], self.layout)
+        return any(layouts.is_gated(block, self.layout) for block in self.blocks)
 
     @property
     def device(self) -> torch.device:
@@ -279,7 +285,8 @@ class LanguageModel:
 
         It is `device`, unless the model is spread over several devices (`load` with `device_map`).
         """
-        return layouts.device_of_module(self.mlp_outs[block]) or self.device
+        writers = [one for one in (self.mlp_outs[block], *self.mixer_outs[block]) if one is not None]
+        return layouts.device_of_module(writers[0]) or self.device
 
     @property
     def device_of_norm(self) -> torch.device:

@@ -42,6 +42,8 @@ class Layout:
     """A factor on all logits; None: that of the config, see `logit_scale`."""
     logit_softcap: float | None = None
     """c of a soft-cap `c·tanh(logits/c)`; None: that of the config, or none."""
+    alternating: bool = False
+    """Whether a block has either an MLP or attention (or what stands in its place), and not both, as in Nemotron-H."""
 
     __repr__ = short_repr
 
@@ -102,6 +104,13 @@ _LAYOUTS: dict[str, Layout] = {
     "granitemoeshared": _GRANITE_MIXTURE,
     "granitemoe_swa": _GRANITE_MIXTURE,
     "granitemoehybrid": _GRANITE_MIXTURE,  # Granite 4
+    "nemotron_h": Layout(
+        "model.layers",
+        ("mixer.experts", "mixer.down_proj", "mixer.shared_experts.down_proj"),
+        ("mixer.o_proj", "mixer.out_proj"),
+        "model.norm_f",
+        alternating=True,
+    ),
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
     "mixtral": _MIXTURE,
@@ -239,8 +248,11 @@ def value_vectors(module: nn.Module) -> Tensor:
 def is_gated(block: nn.Module, layout: Layout) -> bool:
     """Whether a block's MLP multiplies two projections (Llama, Gemma, Mistral, Qwen) instead of using one (GPT-2)."""
     where = mlp_path(block, layout)
-    if Experts.of(submodule(block, where)) is not None:
-        return True
+    if where is None:
+        return False
+    experts = Experts.of(submodule(block, where))
+    if experts is not None:
+        return experts.gated
     path, _, own = where.rpartition(".")
     # The path is "mlp" for Llama; it is "" (the block itself) for OPT.
     children = [module for name, module in submodule(block, path).named_children() if name != own]
@@ -258,19 +270,23 @@ def block_modules(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
 
 
 def attention_paths(block: nn.Module, layout: Layout) -> list[str]:
-    """Where a block has its attention output projection, or that of what it has in place of attention, or both."""
-    return _present(block, layout.attention_out)
+    """Where a block has its attention output projection, or that of what it has in place of attention, or both.
+
+    None of them in a block that has an MLP alone.
+    """
+    return _present(block, layout.attention_out, layout.alternating)
 
 
-def mlp_path(block: nn.Module, layout: Layout) -> str:
-    """Where a block has its MLP output projection, or the module of its routed experts."""
-    present = _present(block, layout.mlp_out)
-    return next((path for path in present if Experts.of(submodule(block, path)) is not None), present[0])
+def mlp_path(block: nn.Module, layout: Layout) -> str | None:
+    """Where a block has its MLP output projection, or the module of its routed experts; None where it has none."""
+    present = _present(block, layout.mlp_out, layout.alternating)
+    return next(chain((path for path in present if Experts.of(submodule(block, path)) is not None), present), None)
 
 
-def _present(block: nn.Module, paths: str | tuple[str, ...]) -> list[str]:
+def _present(block: nn.Module, paths: str | tuple[str, ...], alternating: bool) -> list[str]:
     names, every = {name for name, _ in block.named_modules()}, every_path(paths)
-    return [path for path in every if path in names] or [every[0]]
+    found = [path for path in every if path in names]
+    return found if found or alternating else [every[0]]
 
 
 def every_path(paths: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -285,8 +301,8 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
         DposcopeError: something unknown writes into the stream beside the routed experts.
     """
     path = mlp_path(block, layout)
-    experts = Experts.of(submodule(block, path))
-    if experts is None:
+    experts = None if path is None else Experts.of(submodule(block, path))
+    if path is None or experts is None:
         return None
     above = path.rpartition(".")[0]
     beside = {name: submodule(block, name) for name in writers(block, experts.outputs) if not names_mixer(name)}
@@ -387,7 +403,7 @@ def has_linear_attention(model: PreTrainedModel) -> bool:
 def is_read_alone(name: str) -> bool:
     """Whether a projection, by its name, is one of a state space whose weight is read without the module, so that an
     adapter of the module has no effect."""
-    return name.endswith(("mamba.out_proj", "mamba.dt_proj"))
+    return name.endswith(("mamba.out_proj", "mamba.dt_proj", "mixer.out_proj"))
 
 
 def writers(block: nn.Module, width: int) -> list[str]:

@@ -207,7 +207,8 @@ class ActivationAccumulator:
             DposcopeError: nothing was recorded, or blocks saw different numbers of tokens.
         """
         row = 0 if fold is None else 1 + fold
-        counts = {int(count[row]) for count in self._counts}
+        with_neurons = [True] * len(self._counts) if self._here is None else self._here.any(1).tolist()
+        counts = {int(count[row]) for count, some in zip(self._counts, with_neurons, strict=True) if some}
         if counts == {0}:
             raise DposcopeError("no activations recorded; run the model inside the recording context")
         if len(counts) > 1:

@@ -37,6 +37,8 @@ def compressed_changes(skeleton: Skeleton, weights: Weights, names: Mapping[str,
     changes: list[Rewriting] = []
     for block in gains.touched.mask.any(1).nonzero().squeeze(1).tolist():
         width = skeleton.lm.columns.widths[block]
+        if width == 0:  # the block has no MLP
+            continue
         factors = gains.values[block, :width].double()
         for stored in _scales(skeleton, weights, names, _up(skeleton, block), width):
             changes.append(Rewriting(stored, _times(factors)))
@@ -50,7 +52,8 @@ def _times(factors: Tensor) -> Callable[[Tensor], Parts]:
 def _up(skeleton: Skeleton, block: int) -> str:
     """The name of a block's up projection, whose rows are factors of what the down projection reads."""
     lm = skeleton.lm
-    down = skeleton.module_names[lm.mlp_outs[block]]
+    (part,) = lm.columns.parts[block]
+    down = skeleton.module_names[part.projection]
     parent = down.rpartition(".")[0]
     children = dict(lm.model.get_submodule(parent).named_children())
     inputs = [children.get("gate_proj"), children.get("up_proj")]
@@ -94,7 +97,7 @@ def _scales(skeleton: Skeleton, weights: Weights, names: Mapping[str, str], up: 
 
 def compressed_notes(skeleton: Skeleton, names: Mapping[str, str]) -> tuple[str, ...]:
     """A note for models whose activations are quantised by fixed scales."""
-    down = skeleton.module_names[skeleton.lm.mlp_outs[0]]
+    down = next(skeleton.module_names[one] for one in skeleton.lm.mlp_outs if one is not None)
     if f"{down}.input_scale" not in names:
         return ()
     return ("activations are quantised by fixed scales at run time (input_scale), so a gain above 1 may be clipped",)

@@ -127,10 +127,15 @@ class Parts:
             (self.residuals, lambda model, block: [residual_site(model, block)]),
         )
         for blocks, sites in whole:
+            here: list[Site] = []
             for block in sorted(blocks):
                 if not 0 <= block < lm.n_blocks:
                     raise DposcopeError(f"no block {block} in a model of {lm.n_blocks} blocks")
-                found += [(site, None) for site in sites(lm, block)]
+                here += sites(lm, block)
+            if blocks and not here:
+                missing = "an MLP" if sites is mlp_sites else "attention, nor anything in its place"
+                raise DposcopeError(f"none of the blocks {sorted(blocks)} of {lm.name} has {missing}; choose others")
+            found += [(site, None) for site in here]
         return found
 
 

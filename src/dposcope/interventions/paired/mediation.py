@@ -136,7 +136,7 @@ def _add_batch(sums: Mediation, base: LanguageModel, tuned: LanguageModel, batch
         return activations.detach().cpu().double().masked_fill(~real, 0)
 
     mine, theirs = _run(base, batch), _run(tuned, batch)
-    for block in range(base.n_blocks):
+    for block in mine.inputs:
         alone = _activations(tuned, block, mine.inputs[block]), _activations(base, block, theirs.inputs[block])
         for part, activations in enumerate(mine.activations[block]):
             columns, start = activations.columns, double(activations.values)
@@ -174,12 +174,16 @@ def _run(lm: LanguageModel, batch: Batch) -> _Pass:
 
         return change
 
-    reads = [Site(f"mlp-input.{block}", mlp_modules(lm, block)[0], "input") for block in range(lm.n_blocks)]
+    reads = {
+        block: Site(f"mlp-input.{block}", modules[0], "input")
+        for block in range(lm.n_blocks)
+        if (modules := mlp_modules(lm, block))
+    }
     neurons = [neuron_sites(lm, block) for block in range(lm.n_blocks)]
-    with hooked(lm, [(site, keep(site.name)) for site in chain(reads, *neurons)]):
+    with hooked(lm, [(site, keep(site.name)) for site in chain(reads.values(), *neurons)]):
         lm.model.base_model(input_ids=batch.ids.to(lm.device), attention_mask=batch.mask.to(lm.device), use_cache=False)
     return _Pass(
-        {block: held[site.name] for block, site in enumerate(reads)},
+        {block: held[site.name] for block, site in reads.items()},
         {block: [_Neurons(site.columns, held[site.name]) for site in sites] for block, sites in enumerate(neurons)},
     )
 

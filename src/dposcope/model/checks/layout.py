@@ -80,11 +80,9 @@ def find_parts(model: PreTrainedModel) -> Found:
         )
     submodule(model, layout.final_norm)
     _check_mixture(model, blocks, layout)
-    projections = [
-        module
-        for block in blocks
-        for module in (submodule(block, path) for path in (mlp_path(block, layout), *attention_paths(block, layout)))
-    ]
+    projections = [module for block in blocks for module in (submodule(block, path) for path in _paths(block, layout))]
+    if layout.alternating:
+        _check_alternating(blocks, layout)
     for projection in projections:
         projection_width(projection)
         experts = Experts.of(projection)
@@ -112,6 +110,23 @@ def find_parts(model: PreTrainedModel) -> Found:
     return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout, own))
 
 
+def _paths(block: nn.Module, layout: Layout) -> list[str]:
+    """Of a block's output projections."""
+    own = mlp_path(block, layout)
+    return [*([] if own is None else [own]), *attention_paths(block, layout)]
+
+
+def _check_alternating(blocks: nn.ModuleList, layout: Layout) -> None:
+    """Refuse a layout that leaves out a block, or all MLPs."""
+    for number, block in enumerate(blocks):
+        if not _paths(block, layout):
+            raise DposcopeError(
+                f"layout: block {number} has none of the projections that mlp_out and attention_out name"
+            )
+    if all(mlp_path(block, layout) is None for block in blocks):
+        raise DposcopeError(f"layout: no block has {', '.join(every_path(layout.mlp_out))}, so there are no neurons")
+
+
 def _two_tokens(model: PreTrainedModel) -> Tensor:
     """What a model is tried on, `[1, 2]`, on the device of its embedding."""
     return torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -127,6 +142,8 @@ def _check_written(blocks: nn.ModuleList, layout: Layout) -> None:
     """Refuse a registered layout whose projections write vectors of two widths: one of them is no output projection."""
     for block in blocks:
         own = mlp_path(block, layout)
+        if own is None:
+            continue
         mlp = projection_width(submodule(block, own)).outputs
         for path in attention_paths(block, layout):
             attention = projection_width(submodule(block, path)).outputs
@@ -148,12 +165,20 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
     mixed = [any("expert" in name for name, _ in block.named_modules()) for block in blocks]
     for block, experts in zip(blocks, mixed, strict=True):
         path = mlp_path(block, layout)
+        if path is None:
+            continue
         if not experts:
             if any(mixed) and [name for name in writers(block, width) if not names_mixer(name)] != [path]:
                 raise DposcopeError(f"{model_type} has dense blocks of an unknown kind among blocks of experts")
             continue
-        if Experts.of(submodule(block, path)) is None:
+        routed = Experts.of(submodule(block, path))
+        if routed is None:
             raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
+        if routed.outputs != width:
+            raise DposcopeError(
+                f"experts of {model_type} write {routed.outputs} numbers that another projection turns into {width}, "
+                "so their neurons have no value vectors of their own: not supported"
+            )
         try:
             shared_experts(block, layout)
         except DposcopeError as error:
@@ -206,9 +231,11 @@ def _check_apart(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) 
     What the shared ones write is added to what the routed ones write instead, which must give the same logits.
     """
     apart = [
-        (submodule(block, mlp_path(block, layout).rpartition(".")[0]), shared)
+        (submodule(block, path.rpartition(".")[0]), shared)
         for block in blocks
-        if (shared := shared_experts(block, layout)) is not None and shared.apart
+        if (path := mlp_path(block, layout)) is not None
+        and (shared := shared_experts(block, layout)) is not None
+        and shared.apart
     ]
     if not apart:
         return
@@ -312,9 +339,8 @@ def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> G
         for block in blocks[1:]:
             stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
         for block in blocks:
-            shared = shared_experts(block, layout)
-            if shared is not None and not shared.apart:
-                path = mlp_path(block, layout)
+            shared, path = shared_experts(block, layout), mlp_path(block, layout)
+            if shared is not None and path is not None and not shared.apart:
                 whole, experts = submodule(block, path.rpartition(".")[0]), submodule(block, path)
                 stack.enter_context(_added_up(model_type, whole, experts, shared))
         yield

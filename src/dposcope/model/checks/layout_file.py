@@ -123,6 +123,12 @@ def _positive(value: Any, place: str) -> float:
     return float(value)
 
 
+def _yes_or_no(value: Any, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise DposcopeError(f"{place} is neither true nor false; write one of them without quotes, or leave it out")
+    return value
+
+
 _FIELDS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "model_type": _model_type,
     "blocks": _path,
@@ -132,5 +138,6 @@ _FIELDS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "unembedding": _path,
     "logit_scale": _positive,
     "logit_softcap": _positive,
+    "alternating": _yes_or_no,
 }
 _REQUIRED: Final = ("model_type", "blocks", "mlp_out", "attention_out", "final_norm")

@@ -67,7 +67,12 @@ class Experts:
         if "is_transposed" not in vars(module) or WEIGHT not in dict(module.named_parameters(recurse=False)):
             return None
         kind = cast(ExpertsModule, module)
-        return cls(module) if kind.has_gate and not kind.has_post_expert_norm else None
+        return cls(module) if not kind.has_post_expert_norm else None
+
+    @property
+    def gated(self) -> bool:
+        """Whether an expert multiplies two projections; where not, as in Nemotron-H, an activation follows one."""
+        return self.on_all_tokens or cast(ExpertsModule, self.module).has_gate
 
     @property
     def weight(self) -> nn.Parameter:

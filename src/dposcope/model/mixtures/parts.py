@@ -51,19 +51,20 @@ class Columns:
     __repr__ = short_repr
 
     @classmethod
-    def of(cls, blocks: Sequence[nn.Module], projections: Sequence[nn.Module], layout: Layout) -> "Columns":
+    def of(cls, blocks: Sequence[nn.Module], projections: Sequence[nn.Module | None], layout: Layout) -> "Columns":
         """Find the parts of each block.
 
         Args:
             blocks: of the model.
-            projections: the MLP output projection of each block, or its routed experts.
+            projections: the MLP output projection of each block, or its routed experts; None where it has no MLP.
             layout: of the model.
 
         Raises:
             DposcopeError: routed experts of blocks differ in size, or something unknown writes beside them.
         """
         found = [_parts(block, one, layout) for block, one in zip(blocks, projections, strict=True)]
-        sizes = {one.sizes for one in map(Experts.of, projections) if one is not None}
+        experts = [Experts.of(one) for one in projections if one is not None]
+        sizes = {one.sizes for one in experts if one is not None}
         if len(sizes) > 1:
             raise DposcopeError("blocks have experts of different numbers or widths, which is not supported")
         if not sizes:
@@ -85,11 +86,14 @@ class Columns:
 
     def told(self) -> tuple[str, ...]:
         """What a reader of neurons' names should know, in sentences."""
-        if self.experts is None:
-            return ("Blocks differ in width.",) if self.here is not None else ()
         found: list[str] = []
+        if not all(self.parts):
+            few = ", ".join(str(block) for block, parts in enumerate(self.parts) if parts)
+            found.append(f"Only blocks {few} have an MLP.")
+        if self.experts is None:
+            return (*found, *(["Blocks differ in width."] if len({*self.widths} - {0}) > 1 else []))
         routed, shared = self.experts.routed, [len(parts) > 1 for parts in self.parts]
-        dense = [block for block, parts in enumerate(self.parts) if Experts.of(parts[0].projection) is None]
+        dense = [block for block, parts in enumerate(self.parts) if parts and Experts.of(parts[0].projection) is None]
         if any(shared):
             found.append(f"Experts from number {routed:,} on are shared: every token runs through them.")
         if dense:
@@ -109,6 +113,9 @@ class Columns:
     def value_vectors(self, block: int) -> Tensor:
         """Value vectors of a block, `[d_mlp, d]`; zeros where the block has no neuron."""
         vectors = [layouts.value_vectors(part.projection) for part in self.parts[block]]
+        if not vectors:
+            own = self.value_vectors(next(other for other, parts in enumerate(self.parts) if parts))
+            return torch.zeros_like(own)
         absent = self.d_mlp - self.widths[block]
         if len(vectors) == 1 and not absent:
             return vectors[0]
@@ -118,10 +125,12 @@ class Columns:
 
 
 def _width(parts: Sequence[Part]) -> int:
-    return parts[-1].columns.stop
+    return parts[-1].columns.stop if parts else 0
 
 
-def _parts(block: nn.Module, projection: nn.Module, layout: Layout) -> tuple[Part, ...]:
+def _parts(block: nn.Module, projection: nn.Module | None, layout: Layout) -> tuple[Part, ...]:
+    if projection is None:
+        return ()
     first = Part(projection, 0, layouts.projection_width(projection).inputs)
     if Experts.of(projection) is None:
         return (first,)

@@ -1,8 +1,8 @@
 """Activations of experts during a pass, and the experts that tokens are sent to.
 
-Between the up and the down projection, the function that computes the experts calls their module's `_apply_gate`. Its
-result is the activations m, one row for each pair of a token and an expert that the router sent it to. `listen` puts
-itself there.
+Between the up and the down projection, the function that computes the experts calls their module's `_apply_gate`, or
+its `act_fn` where experts have no gate (Nemotron-H). The result is the activations m, one row for each pair of a token
+and an expert that the router sent it to. `listen` puts itself there.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dposcope.data.short import short_repr
 from dposcope.model.mixtures.experts import SORTED, Experts, ExpertsModule
@@ -88,7 +89,7 @@ def listen(experts: Experts, listener: Listener) -> Callable[[], None]:
     """
     experts.check()
     if experts.module not in _gates:
-        _gates[experts.module] = _AllTokens(experts) if experts.on_all_tokens else _Gate(experts)
+        _gates[experts.module] = _AllTokens(experts) if experts.on_all_tokens else _Between(experts)
     return _gates[experts.module].add(listener)
 
 
@@ -161,15 +162,20 @@ class _AllTokens(_Listening):
             setattr(self._experts.module, self._name, self._before)
 
 
-class _Gate(_Listening):
-    """Stands in the place of a module's `_apply_gate` while somebody listens."""
+class _Between(_Listening):
+    """Sees what a module's `_apply_gate` or `act_fn` returns while somebody listens."""
 
     def __init__(self, experts: Experts) -> None:
         super().__init__(experts)
-        self._own = cast(ExpertsModule, experts.module)._apply_gate  # pyright: ignore[reportPrivateUsage]
         self._pairs: Pairs | None = None
         self._before = experts.module.register_forward_pre_hook(self._begin)
-        cast(ExpertsModule, experts.module)._apply_gate = self._gate  # pyright: ignore[reportPrivateUsage]
+        self._after: RemovableHandle | None = None
+        if experts.gated:
+            self._own = cast(ExpertsModule, experts.module)._apply_gate  # pyright: ignore[reportPrivateUsage]
+            cast(ExpertsModule, experts.module)._apply_gate = self._gate  # pyright: ignore[reportPrivateUsage]
+        else:
+            activation = experts.module.get_submodule("act_fn")
+            self._after = activation.register_forward_hook(self._activated)
 
     def _begin(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         states, chosen, weights = args
@@ -184,12 +190,21 @@ class _Gate(_Listening):
         self._pairs = Pairs(token, expert, weight, len(states), self._experts.sizes.count)
 
     def _gate(self, projected: Tensor) -> Tensor:
+        return self._seen(self._own(projected))
+
+    def _activated(self, _module: nn.Module, _args: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+        return self._seen(rows)
+
+    def _seen(self, rows: Tensor) -> Tensor:
         assert self._pairs is not None  # the module was called, as every model does
-        return self._heard(self._own(projected), self._pairs)
+        return self._heard(rows, self._pairs)
 
     def _end(self) -> None:
         self._before.remove()
-        del self._experts.module._apply_gate
+        if self._after is None:
+            del self._experts.module._apply_gate
+        else:
+            self._after.remove()
 
 
 _gates: WeakKeyDictionary[nn.Module, _Listening] = WeakKeyDictionary()
