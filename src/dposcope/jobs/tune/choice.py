@@ -42,7 +42,8 @@ _NARROW = 1.1
 
 @dataclass(frozen=True)
 class PassedOver:
-    """An edit whose cost is within bounds, not taken: its texts are out of theirs, or score no lower than plain."""
+    """An edit that is not taken: its texts are out of their bounds, or score no lower than plain. Its cost is within
+    bounds, or the edit lies between two of which that is so."""
 
     point: Point
     written: Written
@@ -186,11 +187,12 @@ def _strongest(searched: Searched, line: "_Line", passed_over: list[PassedOver])
             return None  # weaker, it would do less
     else:
         return None
-    # Factors so far are those that the costs were measured at, which may be far apart.
+    # Factors so far are those that the costs were measured at, which may be far apart. Between two that are within
+    # bounds, texts are looked at first, as they are what was refused.
     while refused is not None and refused > _NARROW * factor:
         middle = (refused * factor) ** 0.5
-        finer = within(middle) if line.fits(middle) else None
-        if finer is None:
+        finer = within(middle)
+        if finer is None or not line.fits(middle):
             refused = middle
         else:
             factor, written = middle, finer
