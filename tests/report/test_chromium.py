@@ -170,8 +170,10 @@ def test_the_bars_of_blocks_list_their_neurons(explain):
 
 def test_a_part_of_the_cloud_lists_its_neurons(explain):
     go(explain, "neurons")
-    box = explain.run("(({x, y, width, height}) => [x, y, width, height])"
-                      "(document.getElementById('cloud').getBoundingClientRect())")  # fmt: skip
+    # Two frames later the tab that came into view has its final size.
+    box = explain.run("new Promise((found) => requestAnimationFrame(() => requestAnimationFrame(() => {"
+                      "  const {x, y, width, height} = document.getElementById('cloud').getBoundingClientRect();"
+                      "  found([x, y, width, height]); })))")  # fmt: skip
     x, y, width, height = box
     for kind, at in (("Pressed", (0.52, 0.1)), ("Moved", (0.8, 0.4)), ("Released", (0.8, 0.4))):
         explain.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x + at[0] * width, y=y + at[1] * height,
