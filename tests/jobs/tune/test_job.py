@@ -38,7 +38,7 @@ from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 from helpers.light import TOKENS
 from helpers.quantised import in_bytes
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light", "few_windows")]
 
 TRIALS = 12
 
