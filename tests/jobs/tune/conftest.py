@@ -8,7 +8,7 @@ from dposcope.protocols import LEAST_ITEMS
 
 @pytest.fixture(scope="module")
 def few_windows():
-    """The fewest with an interval, spread over the text; the product's 32 are read by the search of `unchanged`."""
+    """The fewest with an interval, spread over the text; `unchanged` has a search with the product's own number."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "WINDOWS", LEAST_ITEMS)
         yield
