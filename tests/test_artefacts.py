@@ -1,6 +1,7 @@
 """Files: whole or not at all, of the kind they say, and the same when read back."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -339,6 +341,24 @@ def test_the_smallest_change_changes_it():
     assert tensor_fingerprint({"a": other}) != tensor_fingerprint({"a": values})
     zero, minus = torch.zeros(3), -torch.zeros(3)
     assert tensor_fingerprint({"a": zero}) != tensor_fingerprint({"a": minus})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8])
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 17])
+def test_a_fingerprint_is_the_sum_that_it_is_said_to_be_however_many_numbers_are_read_at_once(
+    monkeypatch, dtype, at_once
+):
+    """Number by number, with Python's own integers; folders of runs hold these digests."""
+    monkeypatch.setattr(artefacts, "_IN_CACHE", at_once)
+    stream = torch.Generator().manual_seed(3)
+    named = {"b": (torch.randn(5, 41, generator=stream) * 100).to(dtype), "a": torch.ones(3).to(dtype)}
+    told = ""
+    for name in ("a", "b"):
+        kind = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int32}[named[name].element_size()]
+        bits = np.frombuffer(named[name].view(torch.uint8).numpy().tobytes(), kind).tolist()
+        total = sum(number * (place * 2 * 0x1E3779B97F4A7C15 + 1) for place, number in enumerate(bits)) % 2**64
+        told += f"{name}|{tuple(named[name].shape)}|{dtype}|{total}|"
+    assert tensor_fingerprint(named) == hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def test_two_values_that_change_places_change_the_fingerprint():

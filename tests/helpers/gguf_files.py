@@ -46,7 +46,7 @@ def write(lm: LanguageModel, path, kind="Q8_0", *, extra=None, leave_out=(), fie
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(lm.n_blocks)
     for name, value in (fields or {}).items():
-        writer.add_uint32(name, value)
+        (writer.add_array if isinstance(value, list) else writer.add_uint32)(name, value)
     tensors = {f"blk.{b}.{name}": t for b in range(lm.n_blocks) for name, t in parts(lm, b).items()}
     for name, tensor in {**tensors, **(extra or {})}.items():
         if any(name.endswith(suffix) for suffix in leave_out):

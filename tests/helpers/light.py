@@ -20,6 +20,8 @@ and the explanation of `unchanged`."""
 WHOLE = overlap.GENERATED_TOKENS
 """Those 20."""
 
+_PAINT = Figure.savefig
+
 _BLANK = {
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"/>',
     "png": b"\x89PNG\r\n\x1a\n",
@@ -40,6 +42,14 @@ def light(tokens: int = TOKENS) -> Generator[None]:
         patch.setattr(Figure, "savefig", _leave_blank)
         for module in MODULES:
             patch.setattr(module, "GENERATED_TOKENS", tokens)
+        yield
+
+
+@contextmanager
+def painted() -> Generator[None]:
+    """Within, figures are painted, though this be within `light`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _PAINT)
         yield
 
 

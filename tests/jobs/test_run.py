@@ -634,42 +634,46 @@ def rewritten_comments(job: Job, *, first_half: bool) -> None:
     write_csv(job.comments, ["comment_text", "toxic"], rows)
 
 
+LITTLE = {"limit": 8, "max_windows": 1, "max_passages": 2}
+"""To measure, where a test looks at what is made again."""
+
+
 def test_other_comments_for_the_direction_redo_what_rests_on_it(own_job, tmp_path):
     out = tmp_path / "out"
-    edit(own_job, out)
+    edit(own_job, out, **LITTLE)
     before = stamps(out)
     rewritten_comments(own_job, first_half=True)
-    edit(own_job, out)
+    edit(own_job, out, **LITTLE)
     assert made_again(before, out) == {"direction", "choose", "measure-edit", "measure-control", "fold"}
-    edit(own_job, tmp_path / "new")
+    edit(own_job, tmp_path / "new", **LITTLE)
     same_but_clocks(contents(out), contents(tmp_path / "new"))
 
 
 def test_other_comments_for_the_judge_redo_scores_and_the_card(own_job, tmp_path):
     out = tmp_path / "out"
-    edit(own_job, out)
+    edit(own_job, out, **LITTLE)
     before = stamps(out)
     rewritten_comments(own_job, first_half=False)
-    edit(own_job, out)
+    edit(own_job, out, **LITTLE)
     again = made_again(before, out)
     assert again >= {"judge", "measure-none", "measure-edit", "measure-control"}
     assert not again & {"direction", "means", "choose"}
-    edit(own_job, tmp_path / "new")
+    edit(own_job, tmp_path / "new", **LITTLE)
     same_but_clocks(contents(out), contents(tmp_path / "new"))
 
 
 def test_other_prompts_redo_what_rests_on_their_half(own_job, tmp_path):
     out = tmp_path / "out"
-    edit(own_job, out)
+    edit(own_job, out, **LITTLE)
     before = stamps(out)
     rows = [json.loads(line) for line in own_job.prompts.read_text().splitlines()]
     rows[0] = {"prompt": "the cat and the old river"}
     write_jsonl(own_job.prompts, rows)
-    edit(own_job, out)
+    edit(own_job, out, **LITTLE)
     again = made_again(before, out)
     assert again >= {"measure-none", "measure-edit", "measure-control"}
     assert not again & {"direction", "means", "choose", "judge"}
-    edit(own_job, tmp_path / "new")
+    edit(own_job, tmp_path / "new", **LITTLE)
     same_but_clocks(contents(out), contents(tmp_path / "new"))
 
 

@@ -15,10 +15,25 @@ from dposcope.model.language_model import LanguageModel
 MODEL = "gemma-3-270m"
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what it was when it came from the disk."""
+
+    lm: LanguageModel
+    fingerprint: str
+
+
 @pytest.fixture(scope="session")
-def gemma() -> LanguageModel:
-    """In float32, where hooks and folded weights may differ by rounding alone. Made on first use, some 50 seconds."""
-    return dposcope.load(MODEL, dtype="float32", device="cpu")
+def loaded() -> Loaded:
+    """In float32, where hooks and folded weights may differ by rounding alone."""
+    lm = dposcope.load(MODEL, dtype="float32", device="cpu")
+    return Loaded(lm, lm.fingerprint)
+
+
+@pytest.fixture(scope="session")
+def gemma(loaded) -> LanguageModel:
+    """The one model that all share; the last test looks whether it was left alone."""
+    return loaded.lm
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ def edited(gemma, tmp_path_factory) -> Finished:
         "--limit": 16,
         "--max-windows": 1,
         "--max-passages": 2,
-        "--direction-rows": 120,
+        "--direction-rows": 60,
         "--alpha": 0.03,
         "--ablate": 1,
         "--device": "cpu",

@@ -166,6 +166,26 @@ def test_everything_else_stays_to_the_bit(tmp_path):
     assert not (np.frombuffer(kept, np.uint8) != np.frombuffer(new, np.uint8))[~inside].any()
 
 
+def test_a_vocabulary_is_passed_over_and_tensors_are_where_the_library_finds_them(tmp_path):
+    """Item by item, a large one would take as many seconds as all weights."""
+    lm = wide("llama")
+    words = ["", "a", "ü", "a long one with spaces"] * 50
+    arrays = {
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.scores": [float(n) for n in range(200)],
+        "tokenizer.ggml.token_type": list(range(200)),
+    }
+    for name, value in arrays.items():
+        write(lm, tmp_path / "base.gguf", fields={name: value, "general.alignment": 64})
+        ours, theirs = shipping._open(tmp_path / "base.gguf"), GGUFReader(tmp_path / "base.gguf")
+        assert list(ours.fields) == list(theirs.fields)
+        assert len(ours.fields[name].parts) < 9 < len(theirs.fields[name].parts)
+        assert len(ours.tensors) == len(theirs.tensors) > 0
+        for one, other in zip(ours.tensors, theirs.tensors, strict=True):
+            assert (one.name, one.data_offset, one.tensor_type) == (other.name, other.data_offset, other.tensor_type)
+            assert np.array_equal(one.data, other.data)
+
+
 def test_gains_of_one_leave_a_copy(tmp_path):
     lm = wide("llama")
     source = write(lm, tmp_path / "base.gguf")

@@ -5,6 +5,7 @@ gate it is a factor of column i of the down projection, which is possible in flo
 """
 
 import shutil
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,29 @@ def _scaled(tensor: Any, factors: NDArray[np.float64], columns: bool) -> Scaled:
 def _open(source: Path) -> Any:
     if find_spec("gguf") is None:
         raise DposcopeError("reading GGUF needs the gguf package; install it with: pip install 'dposcope[gguf]'")
-    from gguf import GGUFEndian, GGUFReader
+    from gguf import GGUFEndian, GGUFReader, GGUFValueType
+
+    class Reader(GGUFReader):
+        """Passes over the items of arrays. A vocabulary has a million, which the library reads one by one for
+        seconds, and no array is needed here."""
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
+            if raw_type != GGUFValueType.ARRAY or self.byte_order == "S":
+                return super()._get_field_parts(orig_offs, raw_type)
+            mapped: Any = self.data  # numpy tells Python 3.12 and newer that it is a buffer
+            kind, count = struct.unpack_from("<IQ", mapped, orig_offs)
+            item, end = GGUFValueType(kind), orig_offs + 12
+            if item == GGUFValueType.STRING:
+                data = memoryview(mapped)
+                for _ in range(count):
+                    end += 8 + struct.unpack_from("<Q", data, end)[0]
+            else:  # `check_gguf` refuses lists of lists
+                end += count * np.dtype(self.gguf_scalar_to_np[item]).itemsize
+            return end - orig_offs, [self.data[orig_offs:end]], [], [GGUFValueType.ARRAY, item]
 
     check_gguf(source)
     try:
-        reader = GGUFReader(source)
+        reader = Reader(source)
     except Exception as error:  # a damaged file may fail anywhere in the reader
         reason = first_line(error)
         raise DposcopeError(f"cannot read {source} as GGUF: {reason}; is the file whole?") from error

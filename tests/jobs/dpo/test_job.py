@@ -32,10 +32,11 @@ from dposcope.training.objective import Objective
 from helpers.damage import flip
 from helpers.families import TEXTS, assert_close
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
+from helpers.light import painted
 from helpers.preferences import PAIRS, pairs_file, tiny_pairs
 from helpers.quantised import in_bytes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
 
 WAYS = ["full", "lora", "gains"]
 RATES = {"full": 2e-3, "lora": 1e-2, "gains": 5e-2}
@@ -321,8 +322,10 @@ def test_training_json_says_what_was_done(finished, job, pairs, way):
         assert not [name for name in entry if "second" in name or "runtime" in name]
 
 
-def test_the_curves_are_drawn(finished):
-    svg = (finished["full"].folder / "training.svg").read_text("utf-8")
+def test_the_curves_are_drawn(job, pairs, tmp_path):
+    with painted():
+        run = make(job, pairs, tmp_path / "out", "full", max_examples=8)
+    svg = (run.folder / "training.svg").read_text("utf-8")
     assert svg.count("<svg") == 1
     assert "pairs told apart" in svg
 

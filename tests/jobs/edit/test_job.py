@@ -432,12 +432,13 @@ def test_no_control_on_request(job, tmp_path):
 
 @pytest.mark.parametrize("kind", ["mean-difference", "probe", "token-contrast"])
 def test_every_kind_of_direction_and_its_saved_form(job, tmp_path, kind):
-    run = edited(job, tmp_path / "made", direction=kind, alpha=0.3, ablate=1.0, controls=False)
+    given = {"alpha": 0.3, "ablate": 1.0, "controls": False, "limit": 8, "max_windows": 1, "max_passages": 1}
+    run = edited(job, tmp_path / "made", direction=kind, **given)
     made = Direction.load(run.folder / "direction")
     assert made.kind == kind.replace("-", "_")
     assert run.edit.about["direction"] == made.kind
     for name in ("direction", "direction.safetensors"):
-        again = edited(job, tmp_path / name, direction=str(run.folder / name), alpha=0.3, ablate=1.0, controls=False)
+        again = edited(job, tmp_path / name, direction=str(run.folder / name), **given)
         saved = contents(again.folder / "model")["model.safetensors"]
         assert saved == contents(run.folder / "model")["model.safetensors"]
 

@@ -38,7 +38,7 @@ from helpers.jobs import PROMPTS, Job, contents, make_job, softness
 from helpers.light import TOKENS
 from helpers.quantised import in_bytes
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light", "few_windows")]
 
 TRIALS = 12
 
@@ -169,7 +169,17 @@ def done_trials(done):
     return TypeAdapter(list[Trial]).validate_python(stored["trials"])
 
 
-def test_once_more_changes_nothing_and_more_trials_go_on(done, job, tmp_path):
+@pytest.fixture
+def left_as_it_is(done, tmp_path):
+    """The finished run, which a test may go on with where it lies."""
+    shutil.copytree(done.run.folder, tmp_path / "kept")
+    yield done
+    shutil.rmtree(done.run.folder)
+    (tmp_path / "kept").rename(done.run.folder)
+
+
+def test_once_more_changes_nothing_and_more_trials_go_on(left_as_it_is, job):
+    done = left_as_it_is
     before = contents(done.run.folder)
     tuned(job, done.run.folder)
     after = contents(done.run.folder)
@@ -447,6 +457,7 @@ def test_another_process_joins_the_search(job, done, tmp_path):
     shutil.copytree(done.run.folder, folder)
     more = settings_of(job, trials=TRIALS + 3)
     before = contents(folder)
+    assert len(done_trials(done)) == TRIALS
     trials = join_tune(str(job.model), folder, more)
     assert len(trials) == TRIALS + 3
     changed = {name for name, held in contents(folder).items() if before.get(name) != held}

@@ -13,6 +13,7 @@ from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics import paired_difference
 from dposcope.jobs.run import open_run
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.jobs.tune import teacher as teachers
 from dposcope.jobs.tune.teacher import allowed_strength, load_teacher
 from helpers.families import bits, tiny
 from helpers.jobs import Job, make_job
@@ -27,10 +28,13 @@ class Told:
     job: Job
     teacher: Path
     text: str
+    windows: int
+    """That the strength is set on, fewer than the text has."""
 
     def strength(self, folder: Path, bound: float, teacher: Path | None = None, *, text: str | None = None) -> float:
         settings = EvaluateSettings(**self.job.settings())
-        with open_run(folder, "tune", {}) as run:
+        with open_run(folder, "tune", {}) as run, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(teachers, "_WINDOWS", self.windows)
             return allowed_strength(
                 run,
                 str(self.job.model),
@@ -44,21 +48,22 @@ class Told:
     def rise(self, strength: float):
         """By weights that are moved one by one, float by float."""
         lm, other = (ds.load(str(path), dtype="float32", device="cpu") for path in (self.job.model, self.teacher))
-        before = window_losses(lm, self.text, max_windows=32, spread=True)
+        before = window_losses(lm, self.text, max_windows=self.windows, spread=True)
         with torch.no_grad():
             for own, its in zip(lm.model.parameters(), other.model.parameters(), strict=True):
                 own.copy_(own.double() + strength * (its.double() - own.double()))
-        after = window_losses(lm, self.text, max_windows=32, spread=True)
+        after = window_losses(lm, self.text, max_windows=self.windows, spread=True)
         return paired_difference(after.nll, before.nll, denominators=before.tokens)
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3"])
+@pytest.fixture(scope="module", params=[("llama", teachers._WINDOWS, 40), ("gemma3", 12, 16)], ids=["llama", "gemma3"])
 def told(request, tmp_path_factory) -> Told:
-    """A model that was pushed away from the neutral text."""
+    """A model that was pushed away from the neutral text; gemma3, which takes three times as long, reads less."""
+    family, windows, stored = request.param
     folder = tmp_path_factory.mktemp("told")
-    job = make_job(folder, request.param, windows=40)
+    job = make_job(folder, family, windows=stored)
     text = job.neutral.read_text()
-    lm = tiny(request.param)
+    lm = tiny(family)
     ids = torch.tensor([lm.tokenizer(text)["input_ids"][:400]])
     lm.model.requires_grad_(True)
     lm.model(input_ids=ids, labels=ids).loss.backward()
@@ -67,7 +72,7 @@ def told(request, tmp_path_factory) -> Told:
             if parameter.grad is not None:
                 parameter.add_(parameter.grad / parameter.grad.norm().clamp(min=1e-9), alpha=0.02)
     lm.save_pretrained(folder / "tuned")
-    return Told(job, folder / "tuned", text)
+    return Told(job, folder / "tuned", text, windows)
 
 
 def test_the_teacher_costs_what_the_edit_may(told, tmp_path):
