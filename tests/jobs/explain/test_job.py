@@ -57,7 +57,7 @@ from helpers.light import FEW_TOKENS
 from helpers.training_facts import TRAINING
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lighter")]
-SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
+SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2, "max_windows": 1}
 PAPER = {"interchange": False, "claim_directions": False}
 """Nothing beyond the paper's own conditions."""
 ONCE = {"folds": 0, "seeds": 0}
@@ -173,7 +173,7 @@ def test_conditions_are_those_of_the_suite(done, job, tuned):
         data.report.neutral,
         load_scorer("helpers.jobs:softness"),
         TrainedScorer.load(out / "judge"),
-        max_windows=3,
+        max_windows=1,
         ideal=Ideal.from_json(json.loads((out / "ideal.json").read_text())),
     )
     rows = {row.name: row for row in made.results.conditions}
@@ -211,7 +211,7 @@ def test_started_again_it_makes_the_same(done, job, tuned):
 
 def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path, capsys):
     """A process of its own, killed in the middle of the conditions; that of `reproduce` has every kind of them."""
-    flags = job.flags(toxic_neurons=4, steer=0.2, **ONCE)
+    flags = job.flags(toxic_neurons=4, steer=0.2, max_windows=1, **ONCE)
     quick = ["--no-edits", "--no-controls", "--no-interchange", "--no-claim-directions", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     running = process("explain", job.model, tuned, "--out", cut, *flags, *quick)
@@ -514,7 +514,7 @@ def test_in_the_reference_protocol_edits_choose_neurons_as_the_published_code_do
 
 
 def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):
-    flags = [*job.flags(toxic_neurons=4, **ONCE), "--neurons-only", "--quiet"]
+    flags = [*job.flags(toxic_neurons=4, max_windows=1, **ONCE), "--neurons-only", "--quiet"]
     told = command(capsys, "explain", job.model, tuned, "--out", tmp_path / "out", *flags)
     assert told.code == 0, told.err
     assert re.search(r"^effect: +toxicity \d\.\d+ → \d\.\d+, .* × \(", told.out)
