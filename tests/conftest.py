@@ -20,6 +20,7 @@ from dposcope.data.trust import trusting_files
 from dposcope.model.language_model import LanguageModel
 from helpers import unchanged
 from helpers.families import CONFIGS, FAMILIES, bits, build, hook_count, tiny
+from helpers.light import FEW_TOKENS
 from helpers.light import light as lightly
 from helpers.tokenizers import llama2_like
 
@@ -71,6 +72,13 @@ def pytest_collection_finish() -> None:
 def light():
     """Figures are blank and measured texts short, for tests that look at neither."""
     with lightly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def lighter():
+    """`light`, with texts of half that length, for tests that hold runs against each other or look at no text."""
+    with lightly(FEW_TOKENS):
         yield
 
 

@@ -104,3 +104,14 @@ def test_rounding_does_not_part_resamples_that_tie(n):
 
     assert tenths.interval(mean) == pytest.approx([0.1 * end for end in wholes.interval(mean)], rel=1e-9)
     assert tenths.p_value(mean) == pytest.approx(wholes.p_value(mean), rel=1e-9)
+
+
+def test_resamples_of_every_size_that_a_condition_has_are_drawn_once(monkeypatch):
+    """Its prompts, passages, windows, texts read for relevance, and texts of the ideal; condition after condition."""
+    drawn, draws = [], bootstrap._draws
+    monkeypatch.setattr(bootstrap, "_draws", lambda *given: drawn.append(given) or draws(*given))
+    bootstrap._counts.cache_clear()
+    for _ in range(3):
+        for size in (11, 12, 13, 14, 15):
+            bootstrap.Bootstrap(np.ones((1, size)), resamples=20, seed=0)
+    assert len(drawn) == 5

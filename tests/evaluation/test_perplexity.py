@@ -1,10 +1,14 @@
 """Log-perplexity against full logits of every window, counted by hand."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dposcope.errors import DposcopeError
+from dposcope.evaluation import perplexity
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
@@ -76,6 +80,31 @@ def test_the_text_is_tokenised_once_without_its_own_special_tokens(llama):
     assert 2 not in ids_of(llama)
     windows = strict_windows(llama)
     assert all(window[0] == 2 and 2 not in window[1:] for window in windows)
+
+
+def test_the_same_windows_are_made_tokens_of_once(llama, monkeypatch):
+    """Condition after condition reads them; any other windows are read anew."""
+    lm, read, stream = replace(llama, tokenizer=copy.deepcopy(llama.tokenizer)), [], perplexity.TokenStream
+    monkeypatch.setattr(perplexity, "TokenStream", lambda *given: read.append(given) or stream(*given))
+    first = window_losses(lm, TEXT, window=WINDOW)
+    with Gains(random_gains(lm)).on(lm):
+        assert window_losses(lm, TEXT, window=WINDOW).mean != first.mean
+    assert window_losses(lm, TEXT, window=WINDOW).nll.tolist() == first.nll.tolist()
+    assert len(read) == 1
+    others = (
+        {"window": WINDOW + 1}, {"skip_windows": 1}, {"max_windows": 2}, {"max_windows": 2, "spread": True},
+        {"protocol": "reference"},
+    )  # fmt: skip
+    for number, other in enumerate(others):
+        found = window_losses(lm, TEXT, **{"window": WINDOW, **other})
+        assert found.nll.tolist() == window_losses(copied(llama), TEXT, **{"window": WINDOW, **other}).nll.tolist()
+        assert len(read) == 3 + 2 * number
+    assert len(window_losses(lm, TEXTS[0] + TEXT, window=WINDOW).nll) > len(first.nll)
+    assert window_losses(lm, TEXT, window=WINDOW).nll.tolist() == first.nll.tolist()
+    many = len(read)
+    lm.tokenizer.add_tokens("zyzzyva")
+    window_losses(lm, TEXT, window=WINDOW)
+    assert len(read) == many + 1, "the tokenizer may divide the text otherwise"
 
 
 def test_a_tokenizer_without_bos_has_windows_without(llama):

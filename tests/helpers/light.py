@@ -17,6 +17,8 @@ MODULES = (overlap, measure, job, explain, measuring)
 TOKENS = 8
 """Of each text that is measured; the protocol's 20 are pinned by the tests of `evaluation`, and by the edit, the search
 and the explanation of `unchanged`."""
+FEW_TOKENS = 4
+"""Of each where nothing is said of texts but that two runs write the same."""
 WHOLE = overlap.GENERATED_TOKENS
 """Those 20."""
 

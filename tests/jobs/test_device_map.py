@@ -13,14 +13,15 @@ from helpers.families import assert_close
 from helpers.jobs import make_job
 
 ALL = {"device": "auto", "device_map": "auto"}
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lighter")]
 
 
 def test_an_edit_is_chosen_measured_and_folded(tmp_path):
     job = make_job(tmp_path / "job")
 
     def run(out, **where):
-        return run_edit(str(job.model), tmp_path / out, EditSettings(**job.settings(alpha=0.3, ablate=0.5, **where)))
+        settings = EditSettings(**job.settings(alpha=0.3, ablate=0.5, max_windows=1, **where))
+        return run_edit(str(job.model), tmp_path / out, settings)
 
     wanted = run("one")
     with pretended_gpus():
@@ -37,7 +38,7 @@ def test_an_edit_is_chosen_measured_and_folded(tmp_path):
 def test_what_a_tuning_changed_is_explained(tmp_path):
     job = make_job(tmp_path / "job")
     tuned_copy(load(job.model, device="cpu")).save_pretrained(tmp_path / "tuned")
-    few = {"toxic_neurons": [4], "neurons_only": True, "folds": 0, "seeds": 0}
+    few = {"toxic_neurons": [4], "neurons_only": True, "folds": 0, "seeds": 0, "max_windows": 1}
 
     def run(out, **where):
         settings = ExplainSettings(**job.settings(**few, **where))

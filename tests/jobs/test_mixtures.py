@@ -15,7 +15,7 @@ from helpers.jobs import command, make_job
 from helpers.preferences import pairs_file
 from helpers.shared_experts import shared_mixture_of
 
-pytestmark = pytest.mark.usefixtures("light")
+pytestmark = pytest.mark.usefixtures("lighter")
 
 IDS = [2, 40, 41, 55, 60]
 
@@ -86,7 +86,7 @@ def test_edit_and_explain_of_a_mixture_with_a_dense_block_and_shared_experts(job
         tuned,
         "--out",
         tmp_path / "out",
-        *job.flags(toxic_neurons=4, folds=0, seeds=0),
+        *job.flags(toxic_neurons=4, folds=0, seeds=0, max_windows=1, max_passages=2),
         *flags,
     )
     assert told.code == 0, told.err

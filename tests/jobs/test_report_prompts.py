@@ -30,7 +30,7 @@ from helpers.families import tiny
 from helpers.jobs import Job, make_job, write_jsonl
 from helpers.watched import NO_STAGE, readers
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lighter")]
 
 REPORT, CHOOSE, LEARN = WORDS = ("vixen", "jackdaw", "quokka")
 """One in each prompt, by what it is for; they stand in no other text, and no model here can write them."""
@@ -198,7 +198,7 @@ def test_pairs_are_made_from_no_prompt_to_report_on(files, tmp_path, use):
 
 def test_a_search_splits_a_single_file_three_ways(tmp_path):
     job = marked(tmp_path, REPORT, REPORT, CHOOSE, LEARN, times=2)
-    settings = TuneSettings(**job.learning(max_windows=1, **SEARCH))
+    settings = TuneSettings(**job.learning(max_windows=1, max_passages=2, controls=False, **SEARCH))
     with readers(WORDS) as seen:
         run_tune(str(job.model), tmp_path / "out", settings)
     check(seen, chooses=True)
@@ -239,13 +239,18 @@ def leak_to_a_scorer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(edit_job, "choose_edit", leaking)
 
 
+def stop_there(*_given, **_named) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("leak", "where"),
     [(leak_by_data, {NO_STAGE, "means"}), (leak_between_stages, {NO_STAGE}), (leak_to_a_scorer, {NO_STAGE})],
 )
 def test_a_job_that_reads_them_early_is_noticed(files, tmp_path, monkeypatch, leak, where):
     leak(monkeypatch)
-    with readers(WORDS) as seen:
+    monkeypatch.setattr(edit_job, "measure_all", stop_there)  # by then they were read
+    with readers(WORDS) as seen, pytest.raises(KeyboardInterrupt):
         edit(files, tmp_path / "out")
     with pytest.raises(AssertionError, match=r"were read by \{'"):
         check(seen, chooses=False)

@@ -22,8 +22,10 @@ from dposcope.protocols import LEAST_ITEMS
 
 # Items drawn at a time: 8 MB of indices and, of each column, as much of gathered values.
 _DRAWN_AT_ONCE = 1_000_000
-# Counts that are kept for the next statistic on as many items: at most 16 MB of each of four sizes.
+# Counts that are kept for the next statistic on as many items: at most 16 MB of each of eight sizes. One condition has
+# five: its prompts, passages, windows, texts read for relevance, and texts of the ideal.
 _KEPT = 2_000_000
+_SIZES = 8
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Means of columns [k, m] → one number for each of m samples [m]; NaN where it is undefined."""
@@ -132,7 +134,7 @@ def _resampled_means(columns: NDArray[np.float64], resamples: int, seed: int) ->
     return np.concatenate(list(means), axis=1)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=_SIZES)
 def _counts(n: int, resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
     """How often each item is in each resample, `[resamples, n]`, in parts; kept, as many statistics are computed on the
     same resamples."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -91,12 +92,7 @@ def window_losses(
         if value < least:
             raise DposcopeError(f"{name} {value} is below {least}")
     window = min(window, lm.context_length)
-    # Only as much of the text is read as is used.
-    most = None if max_windows is None or spread else skip_windows + max_windows
-    windows = list(islice(_windows(lm, text, protocol, window), skip_windows, most))
-    if spread and max_windows is not None and max_windows < len(windows):
-        step = len(windows) / max_windows
-        windows = [windows[int((index + 0.5) * step)] for index in range(max_windows)]
+    windows = _chosen(lm, text, protocol, window, skip_windows, max_windows, spread)
     if not windows:
         raise _no_window(window, skip_windows)
 
@@ -181,6 +177,28 @@ def count_windows(
         most: count no further; None: to the end of the text.
     """
     return sum(1 for _ in islice(_windows(lm, text, protocol, min(window, lm.context_length)), most))
+
+
+_LAST: "WeakKeyDictionary[LanguageModel, tuple[tuple[object, ...], list[NDArray[np.int32]]]]" = WeakKeyDictionary()
+"""Model → what windows it read last, and the windows: condition after condition is measured on the same text."""
+
+
+def _chosen(
+    lm: LanguageModel, text: str, protocol: Protocol, window: int, skip: int, most: int | None, spread: bool
+) -> list[NDArray[np.int32]]:
+    """The windows that `window_losses` reads; the text is made tokens of where they are not those of the last call."""
+    asked = (text, protocol, window, skip, most, spread, lm.tokenizer, len(lm.tokenizer), lm.tokenizer.bos_token_id)
+    last = _LAST.get(lm)
+    if last is not None and last[0] == asked:
+        return last[1]
+    # Only as much of the text is read as is used.
+    end = None if most is None or spread else skip + most
+    windows = list(islice(_windows(lm, text, protocol, window), skip, end))
+    if spread and most is not None and most < len(windows):
+        step = len(windows) / most
+        windows = [windows[int((index + 0.5) * step)] for index in range(most)]
+    _LAST[lm] = asked, windows
+    return windows
 
 
 def _windows(lm: LanguageModel, text: str, protocol: Protocol, window: int) -> Iterator[NDArray[np.int32]]:

@@ -1,5 +1,7 @@
 """The directions along which claims are judged, and the patches along each, against the library's own calls."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +89,19 @@ def test_patches_along_a_direction_are_scored_as_any_condition(setting, directio
     assert both[0].keys() != both[1].keys() or any(
         not np.array_equal(both[0][name]["toxicity"], both[1][name]["toxicity"]) for name in both[0]
     )
+
+
+def test_the_runs_own_probe_is_not_fitted_again(setting, tmp_path, monkeypatch):
+    job, spec = setting
+    comments, fitted = job.data.direction_comments, []
+    own = fit_probe(job.lm, comments.texts, comments.labels, seed=spec.seed)
+
+    def fit(*given, **how):
+        fitted.append(how["seed"])
+        return fit_probe(*given, **how)
+
+    monkeypatch.setattr("dposcope.jobs.explain.directions.fit_probe", fit)
+    with open_run(tmp_path / "out", "test", {}) as run:
+        found = claim_directions(Job(run, job.lm, job.data), own, replace(spec, kind="probe"))
+    assert fitted == [spec.seed + 1, spec.seed + 2, spec.seed], "the last on balanced comments"
+    assert torch.equal(found["probe"].vector, own.vector)

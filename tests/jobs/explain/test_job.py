@@ -53,11 +53,11 @@ from helpers.adapters import lora, write_adapter
 from helpers.fake_devices import pretended_gpus
 from helpers.families import assert_close, random_direction, random_gains
 from helpers.jobs import Job, command, contents, make_job, process
-from helpers.light import TOKENS
+from helpers.light import FEW_TOKENS
 from helpers.training_facts import TRAINING
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
-SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2}
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lighter")]
+SMALL = {"toxic_neurons": [4, 8], "steer": [0.2], "seeds": 2, "max_windows": 1}
 PAPER = {"interchange": False, "claim_directions": False}
 """Nothing beyond the paper's own conditions."""
 ONCE = {"folds": 0, "seeds": 0}
@@ -95,6 +95,15 @@ def explained(job, tuned, out, **settings):
 def done(job, tuned, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "explain"
     return out, explained(job, tuned, out)
+
+
+@pytest.fixture(scope="module")
+def quick(job, tuned, tmp_path_factory):
+    """A quick look, that streams nothing as it was not asked to; to be left as it is."""
+    out = tmp_path_factory.mktemp("quick") / "explain"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dposcope.model.load.stream_", None)
+        return out, explained(job, tuned, out, **QUICK)
 
 
 def test_the_folder_holds_what_the_command_promises(done):
@@ -164,7 +173,7 @@ def test_conditions_are_those_of_the_suite(done, job, tuned):
         data.report.neutral,
         load_scorer("helpers.jobs:softness"),
         TrainedScorer.load(out / "judge"),
-        max_windows=3,
+        max_windows=1,
         ideal=Ideal.from_json(json.loads((out / "ideal.json").read_text())),
     )
     rows = {row.name: row for row in made.results.conditions}
@@ -201,9 +210,9 @@ def test_started_again_it_makes_the_same(done, job, tuned):
 
 
 def test_killed_it_goes_on_to_the_same(job, tuned, tmp_path, capsys):
-    """A process of its own, killed in the middle of the conditions."""
-    flags = job.flags(toxic_neurons=4, steer=0.2, **ONCE)
-    quick = ["--no-edits", "--no-claim-directions", "--quiet"]
+    """A process of its own, killed in the middle of the conditions; that of `reproduce` has every kind of them."""
+    flags = job.flags(toxic_neurons=4, steer=0.2, max_windows=1, **ONCE)
+    quick = ["--no-edits", "--no-controls", "--no-interchange", "--no-claim-directions", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     running = process("explain", job.model, tuned, "--out", cut, *flags, *quick)
     while not list(cut.glob("conditions/patch-*.json")):
@@ -235,7 +244,7 @@ def test_more_rows_may_join_later(done, job, tuned, tmp_path):
     assert whole == grown
 
 
-def test_streamed_it_is_the_same(job, tuned, tmp_path, monkeypatch):
+def test_streamed_it_is_the_same(quick, job, tuned, tmp_path, monkeypatch):
     folders = []
 
     def seen(lm, device, folder):
@@ -244,8 +253,7 @@ def test_streamed_it_is_the_same(job, tuned, tmp_path, monkeypatch):
 
     monkeypatch.setattr("dposcope.model.load.stream_", seen)
     whole, streamed = (tmp_path / name for name in ("whole", "streamed"))
-    explained(job, tuned, whole, **QUICK)
-    assert folders == []
+    shutil.copytree(quick[0], whole)
     explained(job, tuned, streamed, stream=True, **QUICK)
     assert folders == [streamed] * 3, "the base, and the tuned model twice: for its neurons, and for its texts"
     one, other = contents(whole), contents(streamed)
@@ -279,10 +287,10 @@ def test_an_edit_has_no_second_model_to_stream(job, tmp_path, capsys):
     assert "so there is no second model to stream" in " ".join(told.err.split())
 
 
-def test_a_quick_look_runs_no_patch(job, tuned, tmp_path):
-    made = explained(job, tuned, tmp_path / "out", **QUICK)
+def test_a_quick_look_runs_no_patch(quick):
+    out, made = quick
     assert [row.name for row in made.results.conditions] == ["tuned"]
-    assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
+    assert (out / "report.html").stat().st_size < 2_000_000
 
 
 def test_steering_acts_at_the_block_that_its_direction_is_from(job, tuned):
@@ -390,19 +398,23 @@ def test_an_adapter_is_explained_as_the_model_that_it_makes(job, tmp_path):
 
 @pytest.mark.parametrize(("family", "patching"), [("llama", True), ("gpt2", False)])
 def test_an_edit_is_explained_with_its_gains_in_the_activations(family, patching, tmp_path):
-    """Named in each way that it can be; its row is the edit's, its contributions those of the folded model."""
+    """Named in each way that it can be; its row is the edit's, its contributions those of the folded model.
+
+    Patches are measured of one family, and so are the ways to name it.
+    """
     job = make_job(tmp_path / "job", family)
     lm = load(str(job.model), dtype="float32")
     edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7, blocks=(1,)))
     edit.save(tmp_path / "run" / "edit")
     made = explained(job, tmp_path / "run", tmp_path / "a", steer=[], edits=False, patching=patching, **ONCE, **PAPER)
-    for named, out in ((f"edit:{tmp_path / 'run'}", "b"), (tmp_path / "run" / "edit.safetensors", "c")):
+    names = (f"edit:{tmp_path / 'run'}", tmp_path / "run" / "edit.safetensors") if patching else ()
+    for out, named in zip("bc", names, strict=False):
         again = explained(job, named, tmp_path / out, **QUICK)
         assert torch.equal(again.explanation.contributions.total, made.explanation.contributions.total)
         assert again.scores.conditions["tuned"] == made.scores.conditions["tuned"]
     data = read_data(ExplainSettings(**job.settings(**SMALL)))
     with edited(lm, edit) as other:
-        written = [text.text for text in generate(other, data.report.prompts, new_tokens=TOKENS)]
+        written = [text.text for text in generate(other, data.report.prompts, new_tokens=FEW_TOKENS)]
     assert made.results.outcomes["tuned"].continuations == written
     assert made.results.outcomes["none"].continuations != written
     assert {row.name: row.label for row in made.results.conditions}["tuned"] == "Edit"
@@ -441,11 +453,11 @@ def test_started_again_with_all_on_disk_or_with_another_edit(job, tmp_path):
     assert fresh.results.outcomes["tuned"].to_json() == made.results.outcomes["tuned"].to_json()
 
 
-def test_a_rounded_up_vocabulary_changes_no_number(job, tuned, tmp_path):
+def test_a_rounded_up_vocabulary_changes_no_number(quick, job, tuned, tmp_path):
     wide = load(tuned, dtype="float32", device="cpu")
     wide.model.resize_token_embeddings(128, mean_resizing=False)
     wide.save_pretrained(tmp_path / "wide")
-    made, plain = (explained(job, at, tmp_path / f"out-{at.name}", **QUICK) for at in (tmp_path / "wide", tuned))
+    made, (_, plain) = explained(job, tmp_path / "wide", tmp_path / "out", **QUICK), quick
     assert torch.equal(made.explanation.contributions.total, plain.explanation.contributions.total)
     assert made.results.outcomes["tuned"].to_json() == plain.results.outcomes["tuned"].to_json()
     assert made.results.notes == ("32 rows of its embedding that stand for no token left out",)
@@ -466,7 +478,7 @@ def by_reference(request, tmp_path_factory):
     """The family, and what the reference protocol finds."""
     folder = tmp_path_factory.mktemp(request.param)
     job = make_job(folder / "job", request.param)
-    given = {"protocol": "reference", "edit_forms": ["scale"], "controls": False, **ONCE, **PAPER}
+    given = {"protocol": "reference", "edit_forms": ["scale"], "patching": False, "controls": False, **ONCE, **PAPER}
     return request.param, explained(job, write_tuned(job, folder / "tuned"), folder / "out", **given)
 
 
@@ -502,7 +514,7 @@ def test_in_the_reference_protocol_edits_choose_neurons_as_the_published_code_do
 
 
 def test_the_command_says_what_it_found(job, tuned, tmp_path, capsys):
-    flags = [*job.flags(toxic_neurons=4, **ONCE), "--neurons-only", "--quiet"]
+    flags = [*job.flags(toxic_neurons=4, max_windows=1, **ONCE), "--neurons-only", "--quiet"]
     told = command(capsys, "explain", job.model, tuned, "--out", tmp_path / "out", *flags)
     assert told.code == 0, told.err
     assert re.search(r"^effect: +toxicity \d\.\d+ → \d\.\d+, .* × \(", told.out)
@@ -601,12 +613,13 @@ def test_what_is_repeated_follows_the_direction(job, tuned, tmp_path, direction,
     assert (quality["kind"], quality["used"], quality["accuracy"]) == ("probe", "to compare", fitted["accuracy"])
 
 
-def test_nothing_is_repeated_where_nothing_is_asked_for(job, tuned, tmp_path):
-    made = explained(job, tuned, tmp_path / "out", **QUICK)
+def test_nothing_is_repeated_where_nothing_is_asked_for(quick, job, tuned, tmp_path):
+    out, made = quick
     assert made.results.stability.sources == ()
-    names = {path.name for path in (tmp_path / "out").rglob("*")}
+    names = {path.name for path in out.rglob("*")}
     assert not [name for name in names if name.startswith(("stability", "refits", "features", "means-fold"))]
-    assert "How stable" not in (tmp_path / "out/report.html").read_text()
+    assert "How stable" not in (out / "report.html").read_text()
+    shutil.copytree(out, tmp_path / "out")
     made = explained(job, tuned, tmp_path / "out", seeds=2, bootstrap=False, neurons_only=True)
     assert [source.source for source in made.results.stability.sources] == ["prompts", "seeds", "directions"]
 

@@ -12,7 +12,7 @@ from dposcope.processes.group import Processes
 from helpers.jobs import Job, command, contents, make_job
 from helpers.together import begin_together, command_together, commands_together, ended
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lighter")]
 CONDITIONS = ("scale:alpha=0.3,beta=0.55", "ablate:weight=1")
 
 
@@ -138,7 +138,7 @@ def searched(folder: Path) -> dict[str, object]:
 def test_a_search_without_learning_is_the_same_bytes_in_two_processes(searching, tmp_path):
     """One process is killed in the midst of its search, and two go on."""
     alone, out = tmp_path / "alone", tmp_path / "out"
-    given = {"methods": ["groups", "least-squares"], "trials": 9}
+    given = {"methods": ["groups", "least-squares"], "trials": 6}
     (one,) = command_together(1, alone, *tuning(searching, alone, **given))
     assert (one.code, one.err) == (0, "")
     asked = tuning(searching, out, **given)
@@ -155,7 +155,7 @@ def test_a_search_without_learning_is_the_same_bytes_in_two_processes(searching,
     assert (second.out, second.err) == ("", "")
     assert "edit: " in first.out
     assert searched(out) == searched(alone)
-    assert len(searched(out)["trials"]) == 9
+    assert len(searched(out)["trials"]) == 6
 
 
 def _lines(out: Path) -> list[str]:

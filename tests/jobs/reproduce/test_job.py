@@ -6,16 +6,20 @@ import random
 import shutil
 import signal
 import time
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from dposcope import marks
+from dposcope.artefacts import file_digest
 from dposcope.errors import DposcopeError
 from dposcope.jobs.estimate.explain import interchanged_rows, measured_rows
 from dposcope.jobs.explain.claims.claim import VERDICTS
 from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.record import Record
 from dposcope.jobs.reproduce.job import run_reproduce
 from dposcope.jobs.reproduce.plan import plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
@@ -85,9 +89,16 @@ def test_every_step_is_done(inside):
     assert all(one.done for one in planned)
 
 
-def test_one_changed_byte_in_any_file_of_any_step_is_noticed(inside, tmp_path):
-    """But for what is rewritten at every start, and what no run needs any more: the report over all, a checkpoint."""
+def test_one_changed_byte_in_any_file_of_any_step_is_noticed(inside, tmp_path, monkeypatch):
+    """But for what is rewritten at every start, and what no run needs any more: the report over all, a checkpoint.
+
+    Records, and files that are as they were, are read once.
+    """
     out = tmp_path / "out"
+    digest_of = cache(file_digest)  # of the files that are as they were
+    changed: set[Path] = set()
+    monkeypatch.setattr(marks, "file_digest", lambda one: (file_digest if one in changed else digest_of)(one))
+    monkeypatch.setattr(Record, "read", staticmethod(cache(Record.read)))
     shutil.copytree(inside, out)
     steps = [one.step for one in plan_reproduction([], out, load_preset("smoke"), ReproduceSettings())]
     seen = 0
@@ -98,13 +109,16 @@ def test_one_changed_byte_in_any_file_of_any_step_is_noticed(inside, tmp_path):
         owner = next(one for one in steps if file.is_relative_to(one.folder))
         whole = file.read_bytes()
         file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        changed.add(file)
         try:
             noticed = not owner.finished(raw=False)
         except DposcopeError:  # facts beside pairs that are no JSON any more
             noticed = name.endswith("pairs/pairs.json")
         assert noticed, name
         file.write_bytes(whole)
+        changed.remove(file)
         seen += 1
+    changed |= {path for path in out.rglob("*") if path.is_file()}
     assert all(step.finished(raw=False) for step in steps), "all as it was"
     assert seen > 300
 

@@ -11,7 +11,7 @@ from dposcope.jobs.reproduce.preset import Preset, Protocol, load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from helpers.jobs import Job, make_job
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lighter")]
 FAMILIES = {
     "paper-gpt2-medium": "gpt2",
     "paper-llama-3.1-8b": "llama",
@@ -32,11 +32,14 @@ def smaller(preset: Preset, protocols: list[Protocol]) -> Preset:
             "protocols": protocols,
         }
     )
-    explain = {**preset.explain, "limit": 8, "max_windows": 2, "max_passages": 3, "toxic_neurons": [8], "steer": [0.1]}
+    explain = {**preset.explain, "limit": 8, "max_windows": 1, "max_passages": 2, "toxic_neurons": [8], "steer": [0.1]}
     explain |= {"seeds": 0, "folds": 0, "edit_grid": ["0.05:0.5"]}  # one α and β of the paper's four
-    if preset.name != "paper-gemma-2-2b":  # what no preset changes is run whole once
-        explain |= {"interchange": False, "claim_directions": False}
-    return preset.model_copy(update={"study": [study], "explain": explain})
+    less, reference = {"interchange": False, "claim_directions": False}, dict(preset.reference)
+    if preset.name == "paper-gemma-2-2b":  # what no preset changes is run whole once
+        reference |= less
+    else:
+        explain |= less
+    return preset.model_copy(update={"study": [study], "explain": explain, "reference": reference})
 
 
 def data(job: Job) -> ReproduceSettings:

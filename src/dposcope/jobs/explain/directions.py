@@ -84,6 +84,8 @@ def claim_directions(job: Job, own: Direction, spec: DirectionSpec) -> dict[str,
             name = PROBE if number == 0 else f"{PROBE}, seed {seed}"
 
             def probe(seed: int = seed) -> Direction:
+                if spec.kind == "probe" and seed == spec.seed:  # fitted already, on the same comments
+                    return own
                 return fit_probe(job.lm, comments.texts, comments.labels, seed=seed, features=features, **how)
 
             found[name] = made(name, seed, probe)
