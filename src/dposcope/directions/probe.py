@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dposcope.directions.direction import Direction
@@ -160,27 +161,18 @@ def fit_rows(x: np.ndarray, y: np.ndarray, *, protocol: Protocol, seed: int, str
             warnings.simplefilter("ignore", ConvergenceWarning)  # 500 iterations, as published, may not converge
             model = LogisticRegression(max_iter=500).fit(x, y)
         return Fit(model.coef_[0], float(model.intercept_[0]), 1.0)
-    strength = _chosen_strength(x, y, seed) if strength is None else strength
-    scaler = StandardScaler()
-    model = _regression(strength).fit(scaler.fit_transform(x), y)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    if strength is None:
+        search = GridSearchCV(
+            pipeline,
+            {"logisticregression__C": _STRENGTHS},
+            scoring="roc_auc",
+            cv=StratifiedKFold(5, shuffle=True, random_state=seed),
+        ).fit(x, y)
+        pipeline, strength = search.best_estimator_, float(search.best_params_["logisticregression__C"])
+    else:
+        pipeline.set_params(logisticregression__C=strength).fit(x, y)
+    scaler, model = pipeline.named_steps["standardscaler"], pipeline.named_steps["logisticregression"]
     # σ(w·(x−μ)/s + b) = σ((w/s)·x + b − w·μ/s): back to raw feature space.
     weight = model.coef_[0] / scaler.scale_
     return Fit(weight, float(model.intercept_[0] - weight @ scaler.mean_), strength)
-
-
-def _regression(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=2000)
-
-
-def _chosen_strength(x: np.ndarray, y: np.ndarray, seed: int) -> float:
-    """The C of the best mean ROC AUC over five folds; the smallest of several.
-
-    What `GridSearchCV` over a pipeline chooses, to the bit, but each fold is standardised once for all C.
-    """
-    folds: list[list[float]] = []
-    for fit, held in StratifiedKFold(5, shuffle=True, random_state=seed).split(x, y):
-        scaler = StandardScaler()
-        x_fit, x_held = scaler.fit_transform(x[fit]), scaler.transform(x[held])
-        models = (_regression(strength).fit(x_fit, y[fit]) for strength in _STRENGTHS)
-        folds.append([float(roc_auc_score(y[held], model.decision_function(x_held))) for model in models])
-    return _STRENGTHS[int(np.ascontiguousarray(np.transpose(folds)).mean(axis=1).argmax())]
