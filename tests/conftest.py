@@ -22,6 +22,7 @@ from helpers import unchanged
 from helpers.families import CONFIGS, FAMILIES, bits, build, hook_count, tiny
 from helpers.light import FEW_TOKENS
 from helpers.light import light as lightly
+from helpers.parsed import read_once
 from helpers.tokenizers import llama2_like
 
 # Collecting tests imports everything: next to no garbage, and much to look through. See `pytest_collection_finish`.
@@ -87,6 +88,13 @@ def _unsynced():
     """No test pulls the plug of the machine, and a disk takes some ten milliseconds for every file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _options_read_once():
+    """A process of its own, which tests start too, reads them as they are."""
+    with read_once():
         yield
 
 

@@ -232,16 +232,15 @@ def spots(seed, costs, items=6):
 
 def naive_best(lines, cost):
     """Walk every segment in small steps."""
-    best = None
+    best, steps = None, np.linspace(0, 1, 2001)[:, None]
     for line in lines:
         for a, b in zip(line, [*line[1:], line[-1]], strict=True):
-            for t in np.linspace(0, 1, 2001):
-                at = (1 - t) * a.cost + t * b.cost
-                if at <= cost + 1e-12:
-                    values = [(1 - t) * x + t * y for x, y in zip(*(s.values["toxicity"] for s in (a, b)), strict=True)]
-                    score = sum(values) / len(values)
-                    if best is None or score < best[0]:
-                        best = (score, values)
+            at = (1 - steps) * a.cost + steps * b.cost
+            cheap = steps[at <= cost + 1e-12][:, None]
+            values = (1 - cheap) * a.values["toxicity"] + cheap * b.values["toxicity"]
+            for one in values[[values.mean(1).argmin()]] if len(values) else ():
+                if best is None or one.mean() < best[0]:
+                    best = (one.mean(), list(one))
     return best
 
 

@@ -181,6 +181,11 @@ def continued(lm: LanguageModel) -> list[Any]:
     return generate(lm, PROMPTS, new_tokens=NEW, stop_at_end=False)
 
 
+def attributed(lm: LanguageModel, tuned: LanguageModel) -> Any:
+    written = continued(lm)
+    return attribution(lm, tuned, written[:2], written[2:])
+
+
 def neutral_cost(lm: LanguageModel, _: LanguageModel) -> Any:
     read = NeutralText.read(lm, NEUTRAL, windows=2, length=12)
     with Gains(random_gains(lm)).on(lm):
@@ -229,7 +234,7 @@ DONE: dict[str, Callable[[LanguageModel, LanguageModel], Any]] = {
     "lens": lambda lm, _: lens(lm, random_direction(lm), k=3),
     "contributions": changed,
     "explanation": explained,
-    "attribution": lambda lm, tuned: attribution(lm, tuned, continued(lm)[:2], continued(lm)[2:]),
+    "attribution": attributed,
     "mediation": lambda lm, tuned: mediation(lm, tuned, continued(lm)),
     "log-perplexity": lambda lm, _: window_losses(lm, NEUTRAL, window=24, protocol="reference", chunk=5).nll,
     "losses of continuations": lambda lm, tuned: continuation_losses(tuned, continued(lm)).nll,

@@ -26,9 +26,16 @@ class Forked:
     """A command that runs; used as `subprocess.Popen` is."""
 
     def __init__(
-        self, order: dict[str, Any], *, terminal: int | None = None, born_with: tuple[tuple[str, str], ...] = ()
+        self,
+        order: dict[str, Any],
+        *,
+        terminal: int | None = None,
+        person: bool = False,
+        born_with: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """`terminal` is a file descriptor that takes the place of the error stream.
+
+        With `person` it is the program's own terminal: in the place of all three streams, and its Ctrl-C arrives.
 
         `born_with` are variables that libraries read as they are imported.
         """
@@ -36,7 +43,7 @@ class Forked:
         self.returncode: int | None = None
         reading, writing = os.pipe()
         self._told = os.fdopen(reading)
-        asked = json.dumps({"light": lightness(), **order}).encode()
+        asked = json.dumps({"light": lightness(), "person": person, **order}).encode()
         with self._stream("out").open("w") as out, self._stream("err").open("w") as err:
             socket.send_fds(_server(born_with), [asked], [out.fileno(), terminal or err.fileno(), writing])
         os.close(writing)

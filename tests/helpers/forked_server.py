@@ -6,6 +6,7 @@ children write to the error stream is caught below Python, so that libraries' ow
 """
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -14,6 +15,7 @@ import runpy
 import signal
 import socket
 import sys
+import termios
 import traceback
 import warnings
 from collections.abc import Callable
@@ -180,14 +182,26 @@ def crashes(what: str, options: dict[str, Any]) -> int:
     return 0
 
 
+def own_terminal(handle: int) -> None:
+    """Take a terminal for this process's own, and for its three streams, as a program does that a person starts."""
+    os.setsid()
+    fcntl.ioctl(handle, termios.TIOCSCTTY, 0)
+    for stream in range(3):
+        os.dup2(handle, stream)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 — till the end
+
+
 def serve(order: dict[str, Any], streams: list[int]) -> None:
     """Run one order in a child, with `streams` for its output; its pid and its exit code are told on the last."""
     out, err, told = streams
     child = os.fork()
     if child == 0:
         os.close(told)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
+        if order["person"]:
+            own_terminal(err)
+        else:
+            os.dup2(out, 1)
+            os.dup2(err, 2)
         code = 70
         try:
             settle_threads()

@@ -177,10 +177,17 @@ def refused(script: Callable[[], None], *arguments: object) -> str:
     return said.getvalue()
 
 
-def process(*arguments: object, cwd: Path | None = None, terminal: int | None = None, **environment: str) -> Forked:
-    """Start the command line as a process of its own, with this folder's modules within reach."""
+def process(
+    *arguments: object,
+    cwd: Path | None = None,
+    terminal: int | None = None,
+    person: bool = False,
+    **environment: str,
+) -> Forked:
+    """Start the command line as a process of its own, with this folder's modules within reach; see `Forked`."""
     options = {"arguments": [str(one) for one in arguments], "cwd": str(cwd or Path.cwd())}
-    return Forked({"run": "command", "with": {**options, "environment": environment}}, terminal=terminal)
+    order = {"run": "command", "with": {**options, "environment": environment}}
+    return Forked(order, terminal=terminal, person=person)
 
 
 def script(path: Path, *arguments: object, ignored: Sequence[str] = (), **environment: str) -> Forked:

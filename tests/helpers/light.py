@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from dposcope.evaluation import overlap
 from dposcope.evaluation.conditions import measure
 from dposcope.jobs.estimate import explain, measuring
+from dposcope.jobs.estimate.machine import Machine
 from dposcope.jobs.ingredients import job
 
 MODULES = (overlap, measure, job, explain, measuring)
@@ -37,11 +39,17 @@ def _leave_blank(_figure: Figure, where, *, format: str, **_: object) -> None:
         Path(where).write_bytes(_BLANK[format])
 
 
+_measured = cache(Machine.measured)
+"""What this machine can do: half a second's work, and `estimate/test_machine.py` is about it."""
+
+
 @contextmanager
 def light(tokens: int = TOKENS) -> Generator[None]:
-    """Within, figures are made, but painted blank, and texts have so many tokens; in processes of `forked.py`, too."""
+    """Within, figures are made, but painted blank, texts have so many tokens, and this machine is measured once; in
+    processes of `forked.py`, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _leave_blank)
+        patch.setattr(Machine, "measured", _measured)
         for module in MODULES:
             patch.setattr(module, "GENERATED_TOKENS", tokens)
         yield

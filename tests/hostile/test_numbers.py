@@ -6,6 +6,7 @@ import math
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -121,6 +122,7 @@ def test_the_commands_are_all_that_take_settings():
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
+    """Command, option, and what it may not take."""
     for command, (settings, _) in COMMANDS.items():
         for name, bounds in dict(numbers(settings)).items():
             assert bounds.least is not None
@@ -133,10 +135,17 @@ def cases() -> Iterator[tuple[str, str, str]]:
                 yield command, option, " ".join([text] * bounds.several)
 
 
-@pytest.mark.parametrize(("command", "option"), sorted({(command, option) for command, option, _ in cases()}))
+BEYOND = {
+    option: [text for *_, text in of_one]
+    for option, of_one in groupby(sorted(set(cases())), key=lambda case: (case[0], case[1]))
+}
+"""Command and option → what it may not take."""
+
+
+@pytest.mark.parametrize(("command", "option"), BEYOND)
 def test_no_option_takes_what_is_beyond_its_bounds(tmp_path, command, option):
     _, needed = COMMANDS[command]
-    for text in [text for one, other, text in cases() if (one, other) == (command, option)]:
+    for text in BEYOND[command, option]:
         out = [] if command in WITHOUT_OUT else ["--out", tmp_path / "out"]
         line = refused([command, *needed, *out, option, *text.split(" ")])
         assert option in line, f"{text!r}: {line}"

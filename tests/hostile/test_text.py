@@ -299,16 +299,23 @@ def renamed(text: str):
     return replace(scores, concept=text, **changed)
 
 
-@everything
-def test_a_page_has_the_same_elements_whatever_a_name_holds(what):
-    def made(text: str) -> tuple[str, list[str]]:
-        base = page()
-        scores = replace(base.scores, model=text, concept=text)
-        html = render_page(replace(base, scores=scores, model=text, notes=(text,), settings=[(text, text)], edit=text))
-        marks = [(tag, attributes.get("class")) for tag, attributes in Parsed(html).elements]
-        return html, [tag for tag, kind in marks if kind not in {"c", "w"}]
+def page_of(text: str) -> tuple[str, list[str]]:
+    """A page with the text in all its places, and its elements."""
+    base = page()
+    scores = replace(base.scores, model=text, concept=text)
+    html = render_page(replace(base, scores=scores, model=text, notes=(text,), settings=[(text, text)], edit=text))
+    marks = [(tag, attributes.get("class")) for tag, attributes in Parsed(html).elements]
+    return html, [tag for tag, kind in marks if kind not in {"c", "w"}]
 
-    html, elements = made(HOSTILE[what])
+
+@pytest.fixture(scope="module")
+def plain_elements() -> list[str]:
+    return page_of(PLAIN)[1]
+
+
+@everything
+def test_a_page_has_the_same_elements_whatever_a_name_holds(what, plain_elements):
+    html, elements = page_of(HOSTILE[what])
     assert_inert(re.sub("[\u200c\u200d]", "", html))  # joiners: parts of emoji and of several scripts, which pages keep
     if what != "long":  # a label is cut, and a caption may hold more lines
-        assert elements == made(PLAIN)[1]
+        assert elements == plain_elements

@@ -7,6 +7,8 @@ import pytest
 from helpers.every_command import ORDERS, Ground, make_ground
 from helpers.jobs import command, contents
 
+pytestmark = pytest.mark.usefixtures("light")
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Ground:

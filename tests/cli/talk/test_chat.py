@@ -15,7 +15,8 @@ from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.talk.session import Session
 from helpers.edits import gains_of
-from helpers.jobs import Job, command, make_job
+from helpers.forked import Forked
+from helpers.jobs import Job, command, make_job, process
 from helpers.pages import STARRED, STRONG
 
 
@@ -127,7 +128,23 @@ _OWN_TERMINAL = (
 program."""
 
 
-def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
+def in_an_interpreter(terminal: int, arguments: list[str]) -> subprocess.Popen:
+    """A program in an interpreter of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _OWN_TERMINAL, sys.executable, "-m", "dposcope", *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+
+
+def in_a_fork(terminal: int, arguments: list[str]) -> Forked:
+    """The same without the seconds that its imports take."""
+    return process(*arguments, terminal=terminal, person=True)
+
+
+def on_a_terminal(start, job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
     """Exit code and screen of a person at a terminal, who presses keys when some words have come.
 
     The last keys are pressed again after each ten seconds in which the program has not ended. A Ctrl-C between Python's
@@ -135,40 +152,37 @@ def on_a_terminal(job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
     """
     plain = ("--edit", str(edit), "--dtype", "float32", "--device", "cpu", "--new-tokens", "4", "--quiet")
     screen, its_side = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-c", _OWN_TERMINAL, sys.executable, "-m", "dposcope", "chat", str(job.model), *plain],
-        stdin=its_side,
-        stdout=its_side,
-        stderr=its_side,
-        start_new_session=True,
-    )
-    os.close(its_side)
-    seen, looked, left, pressed, deadline = b"", 0, list(keys), 0.0, time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if select.select([screen], [], [], 0.1)[0]:
-            try:
-                seen += os.read(screen, 4096)
-            except OSError:  # the program has ended
-                break
-        if left and left[0][0] in seen[looked:]:
-            looked, pressed = len(seen), time.monotonic()
-            os.write(screen, left.pop(0)[1])
-        elif not left and time.monotonic() > pressed + 10:
-            pressed = time.monotonic()
-            os.write(screen, keys[-1][1])
-    try:
-        code = child.wait(timeout=20)
-    finally:
+    with start(its_side, ["chat", str(job.model), *plain]) as child:
+        os.close(its_side)
+        seen, looked, left, pressed, deadline = b"", 0, list(keys), 0.0, time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if select.select([screen], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(screen, 4096)
+                except OSError:  # the program has ended
+                    break
+            if left and left[0][0] in seen[looked:]:
+                looked, pressed = len(seen), time.monotonic()
+                os.write(screen, left.pop(0)[1])
+            elif not left and time.monotonic() > pressed + 10:
+                pressed = time.monotonic()
+                os.write(screen, keys[-1][1])
+        ended = time.monotonic() + 20
+        while child.poll() is None and time.monotonic() < ended:
+            time.sleep(0.01)
+        code = child.poll()
         child.kill()
-        child.wait()
-        os.close(screen)
+    os.close(screen)
+    assert code is not None, seen
     return code, seen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [b"\x03", b"\x04", b"/quit\n"])
-def test_a_person_at_a_terminal_leaves_quietly(job, edit, last):
-    code, seen = on_a_terminal(job, edit, (b"> ", b"the cat\n"), (b"\r\n> ", last))
+@pytest.mark.parametrize(
+    ("start", "last"), [(in_an_interpreter, b"\x03"), (in_a_fork, b"\x04"), (in_a_fork, b"/quit\n")]
+)
+def test_a_person_at_a_terminal_leaves_quietly(job, edit, start, last):
+    code, seen = on_a_terminal(start, job, edit, (b"> ", b"the cat\n"), (b"\r\n> ", last))
     assert code == 0
     assert b"plain: " in seen
     assert b"Traceback" not in seen
