@@ -8,7 +8,6 @@ from html import unescape
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markupsafe import Markup
 
 from dposcope.data.masking import read_encoded
 from dposcope.report.masked_text import ShownText
@@ -48,17 +47,6 @@ def test_a_word_is_listed_once_however_often_it_occurs():
     shown.token(f" {STRONG}")
     assert json.loads(shown.words()) == [STRONG]
     assert shown.masked == 3
-
-
-def test_what_one_page_read_another_page_reads_as_its_own():
-    """What is made of a short text is kept, but its words and their numbers are of the page."""
-    for _ in range(2):
-        shown = ShownText()
-        shown.text("idiot")
-        assert shown.text(STRONG) == f'<span class="w" data-w="0">{STARRED}</span>'
-        assert shown.token(STRONG) == f'<span class="w" data-w="0">{STARRED}</span>'
-        assert (json.loads(shown.words()), shown.masked) == ([STRONG], 2)
-        assert shown.text(Markup("<i>")) == shown.text("<i>") == "&lt;i&gt;"
 
 
 def test_a_slur_of_two_words_is_one_place():

@@ -8,9 +8,7 @@ breaks, control characters, marks that change the writing direction, and lone su
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -68,41 +66,17 @@ class ShownText:
         return Markup(re.sub("[<>&]", lambda match: f"\\u{ord(match.group()):04x}", listed))
 
     def _markup(self, text: str, *, token: bool) -> Markup:
-        read = _read_short if len(text) <= _SHORT else _read
+        masked = mask_offensive(text)
         parts: list[Markup] = []
-        for part in read(text, token):
-            if isinstance(part, _Masked):
-                index = self._words.setdefault(part.word, len(self._words))
-                self._masked += 1
-                parts.append(Markup('<span class="w" data-w="{}">{}</span>').format(index, part.shown))
-            else:
-                parts.append(part)
+        position = 0
+        for start, end in _masked_words(text, masked):
+            parts.append(_visible(masked[position:start], token=token))
+            index = self._words.setdefault(text[start:end], len(self._words))
+            self._masked += 1
+            parts.append(Markup('<span class="w" data-w="{}">{}</span>').format(index, masked[start:end]))
+            position = end
+        parts.append(_visible(masked[position:], token=token))
         return Markup("").join(parts)
-
-
-@dataclass(frozen=True)
-class _Masked:
-    """A word that is masked."""
-
-    word: str
-    shown: str
-    """With its stars."""
-
-
-def _read(text: str, token: bool) -> tuple[Markup | _Masked, ...]:
-    """The parts of a text: HTML, and masked words between."""
-    masked = mask_offensive(text)
-    parts: list[Markup | _Masked] = []
-    position = 0
-    for start, end in _masked_words(text, masked):
-        parts += [_visible(masked[position:start], token=token), _Masked(text[start:end], masked[start:end])]
-        position = end
-    return *parts, _visible(masked[position:], token=token)
-
-
-_SHORT: Final = 40
-"""Characters of a text, such as a number or a name, that a page may hold many times."""
-_read_short: Final = lru_cache(maxsize=1 << 13)(_read)
 
 
 def _masked_words(text: str, masked: str) -> list[tuple[int, int]]:
