@@ -104,6 +104,14 @@ def test_log_perplexity_in_each_case(change, clause):
     assert clause in verdict(page({"logppl": change}))
 
 
+def test_a_cost_above_the_bound_is_told_where_its_change_is_not_shown_too():
+    """With one window there is no interval, and so no change is shown; the number beside it says "above the bound"."""
+    made = doubted(page({"logppl": 0.3}), "logppl")
+    said = f"log-perplexity is not shown to change (+0.300 (+0.280 to +0.320); {UNSURE}), above the bound of 0.20;"
+    assert said in verdict(made)
+    assert {one.name: one.reading for one in findings(made)}["Log-perplexity"] == "above the bound of +0.20"
+
+
 def test_no_bound_no_word_of_it():
     assert "bound" not in verdict(page({"logppl": 2.0}, bound=None))
 

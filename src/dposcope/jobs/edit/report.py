@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 from dposcope.artefacts import library_versions
 from dposcope.directions.lens import lens
+from dposcope.errors import plural
 from dposcope.evaluation.conditions.measure import Materials, Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact
@@ -12,7 +13,7 @@ from dposcope.evaluation.sampled.ideal import IDEAL, evenly
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
-from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, Choice
+from dposcope.jobs.edit.choice import GAIN_SHARE, Choice
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.settings import Shown
@@ -129,14 +130,15 @@ def _notes(choice: Choice, materials: Materials, *, built_in: bool) -> list[str]
     if built_in:
         notes.append(BUILT_IN_NOTE)
     if choice.search is not None:
+        windows = plural(choice.search.steps[0].increase.n, "window")
         where = (
-            "windows of the neutral text that are not reported"
+            f"{windows} of the neutral text that are not reported"
             if choice.held_out
-            else "the windows that are also reported, since the neutral text has no others"
+            else f"{windows} of the neutral text that overlap the reported text, since it is too short to keep them "
+            "apart"
         )
         notes.append(
-            f"The strength was set on {where}, at most {SEARCH_WINDOWS}. The upper end of the interval of the increase "
-            "is within the bound."
+            f"The strength was set on {where}. There the upper end of the interval of the increase is within the bound."
         )
         if choice.parts == "both":
             notes.append(

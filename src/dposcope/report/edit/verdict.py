@@ -146,9 +146,11 @@ def _scorer_clause(page: EditPage, name: str, called: str) -> str:
 
 def _logppl_clause(page: EditPage) -> str:
     difference = _difference(page, page.edit_condition, "logppl")
-    if not difference.shown:
-        return f"log-perplexity is not shown to change ({_doubted(difference)})"
-    clause = f"log-perplexity {_verb(difference)} by {_size(difference)}"
+    clause = (
+        f"log-perplexity {_verb(difference)} by {_size(difference)}"
+        if difference.shown
+        else f"log-perplexity is not shown to change ({_doubted(difference)})"
+    )
     if page.bound is not None and difference.mean > page.bound:
         clause += f", above the bound of {exact(page.bound)}"
     return clause
