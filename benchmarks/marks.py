@@ -10,11 +10,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import holm, paired_difference
 from dposcope.jobs.measuring.measure import read_samples
-from dposcope.report.table import Column, Table, frame_of
+from dposcope.report.table import Column, Table
 
 MEASURES = ("toxicity", "judge", "neural", "repetition")
 
@@ -39,7 +41,9 @@ def marks(runs: Sequence[Path]) -> Table:
                     lines.append(told | {"p": f"{one.p:.1g}", "sign": f"{one.p_sign:.1g}"})
     names = {"run": "run", "measure": "measure", "condition": "condition", "difference": "difference"}
     columns = tuple(Column(*one) for one in (names | {"p": "p, interval", "sign": "p, sign flips"}).items())
-    return Table("marks", f"{len(lines)} of {every} marks do not stand by both tests.", frame_of(lines), columns)
+    # Where every mark stands there is no line, so the columns are named.
+    frame = pl.DataFrame(lines, schema={column.name: pl.String for column in columns})
+    return Table("marks", f"{len(lines)} of {every} marks do not stand by both tests.", frame, columns)
 
 
 def main() -> None:

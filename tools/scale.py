@@ -182,10 +182,11 @@ run. The same estimate for your model, data and machine is one option away:
 dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores --dry-run
 ```
 
-`--dry-run` is an option of every command that computes. It reads config, tokenizer and data, and checks them as the
-command would. It loads no weights and writes nothing. It measures the machine for some seconds: a large matrix product,
-and a sum over more memory than any cache holds. It then shows for each stage the tokens that are read and written,
-training steps, time, memory and disk, and the first limit. `--json` gives the same as JSON.
+`--dry-run` is an option of all commands but `generate`, `chat`, `serve`, `lens`, `models` and `report`. It reads
+config, tokenizer and data, and checks them as the command would. It loads no weights and writes nothing. It measures
+the machine for some seconds: a large matrix product, and a sum over more memory than any cache holds. It then shows for
+each stage the tokens that are read and written, training steps, time, memory and disk, and the first limit. `--json`
+gives the same as JSON.
 
 ## What is assumed
 
