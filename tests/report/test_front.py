@@ -66,13 +66,16 @@ def test_eight_of_many_have_names_and_the_best_are_among_them():
 
 def test_long_names_are_cut_in_their_middle_and_leave_the_axes_their_room():
     long = "edit:runs/a-folder-with-a-long-name/another-one/of-many/edit.safetensors,strength="
-    figure = front_figure(scores({f"{long}{step}": comparison(0.3 + 0.1 * step, 0.1) for step in range(3)}))
+    few = {"harmless_logppl": Difference(0.1, -math.inf, math.inf, 9)}
+    found = {f"{long}{step}": Comparison(few, Ratio(0.3 + 0.1 * step, 0.2, 0.8, 200)) for step in range(3)}
+    figure = front_figure(scores(found))
     figure.draw_without_rendering()
     (legend,) = figure.legends
     inside, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= inside.x0 < inside.x1 <= whole.x1
     assert figure.axes[0].bbox.width > 0.4 * whole.width
     assert figure.axes[0].bbox.x1 <= inside.x0
+    assert figure.axes[0].xaxis.label.get_window_extent().x0 >= whole.x0
     assert len({text.get_text() for text in legend.get_texts()}) == 4, "three names that differ, and the ideal"
 
 

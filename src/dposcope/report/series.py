@@ -22,7 +22,7 @@ _KNOWN = {"learned": 0, "edit": 0, "control": 1, "groups": 2, "least-squares": 3
 """Names that the commands themselves give → place in the palette."""
 
 
-_LONGEST = 30
+_LONGEST = 20
 """Characters of a name in a legend."""
 
 

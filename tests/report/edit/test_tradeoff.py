@@ -1,5 +1,6 @@
 """The trade-off: what is drawn, and the spots that answer to a pointer."""
 
+import math
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -95,6 +96,14 @@ def test_marks_at_a_concept_of_nothing_are_whole():
     marks = [line for line in axes.lines if line.get_marker() not in ("None", None)]
     assert len(marks) == 3
     assert not any(line.get_clip_on() for line in marks)
+
+
+@pytest.mark.parametrize("low", [-0.3, -math.inf])
+def test_the_chosen_edit_is_inside_the_axes_where_log_perplexity_fell(low):
+    held_out = HeldOut(FOUND.unseen, Difference(-0.2, low, -low, 6 if low > -1 else 1))
+    turned = replace(FOUND, chosen_rise=-0.1)
+    axes = tradeoff(turned, bound=0.05, held_out=held_out, concept="toxicity").axes[0]
+    assert -0.5 < axes.get_xlim()[0] < max(low, -0.2)
 
 
 def test_every_trial_that_wrote_has_its_interval():

@@ -116,7 +116,10 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
                 clip_on=False,
             )
         axes.set_ylim(bottom=0)
-        least = min([0.0, *(trial.rise for trial in written)])
+        shown = [search.chosen_rise, *(trial.rise for trial in written)]
+        if held_out is not None:
+            shown += [held_out.rise.mean, *([held_out.rise.low] if held_out.rise.known else [])]
+        least = min([0.0, *shown])
         axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # show every mark whole
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
