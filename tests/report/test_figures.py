@@ -58,6 +58,12 @@ def test_dots_below_zero_are_inside_the_axes():
     assert figure.axes[0].get_xlim()[0] <= -0.5
 
 
+def test_a_dot_at_zero_is_whole():
+    axes = interval_dots([Row("a", "edit", Estimate(0.0, 0.0, 0.0, 50))], axis="x").axes[0]
+    (dot,) = [line for line in axes.lines if line.get_marker() == "D"]
+    assert not dot.get_clip_on()
+
+
 def test_the_search_is_drawn_in_order_of_strength_with_the_chosen_one_marked():
     drawn = lines(strength_curve(STEPS, bound=0.2, chosen=1.0))
     assert drawn[0][:2] == ([0.0, 1.0, 1.5], [0.0, 0.11, 0.25])
@@ -70,6 +76,19 @@ def test_the_search_is_drawn_in_order_of_strength_with_the_chosen_one_marked():
 def test_a_search_that_found_nothing_marks_nothing():
     drawn = lines(strength_curve(STEPS, bound=None, chosen=0.0))
     assert COLOURS["edit"] not in [colour for _, _, colour in drawn]
+
+
+def test_the_words_beside_the_diagonal_stand_where_no_dot_can():
+    figure = change_scatter([0.0, 1.0], [1.0, 0.0], axis="toxicity", names=("Unedited", "Edited"))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    words = [text for text in axes.texts if text.get_text() in ("fell", "rose")]
+    assert len(words) == 2
+    for text in words:
+        place = text.get_window_extent()
+        assert not axes.bbox.overlaps(place)
+        assert figure.bbox.x0 <= place.x0 < place.x1 <= figure.bbox.x1
+        assert place.y1 <= figure.bbox.y1
 
 
 def test_bars_are_as_long_as_counts():

@@ -62,3 +62,30 @@ def test_eight_of_many_have_names_and_the_best_are_among_them():
     labels = [line.get_label() for line in front_figure(found).axes[0].lines]
     assert "11 others" in labels
     assert len([label for label in labels if label.startswith(("m", "cheap"))]) == MOST_SERIES
+
+
+def test_long_names_are_cut_in_their_middle_and_leave_the_axes_their_room():
+    long = "edit:runs/a-folder-with-a-long-name/another-one/of-many/edit.safetensors,strength="
+    few = {"harmless_logppl": Difference(0.1, -math.inf, math.inf, 9)}
+    found = {f"{long}{step}": Comparison(few, Ratio(0.3 + 0.1 * step, 0.2, 0.8, 200)) for step in range(3)}
+    figure = front_figure(scores(found))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    inside, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= inside.x0 < inside.x1 <= whole.x1
+    assert figure.axes[0].bbox.width > 0.4 * whole.width
+    assert figure.axes[0].bbox.x1 <= inside.x0
+    assert figure.axes[0].xaxis.label.get_window_extent().x0 >= whole.x0
+    assert len({text.get_text() for text in legend.get_texts()}) == 4, "three names that differ, and the ideal"
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    (legend,) = front_figure(scores({"_mine": comparison(0.3, 0.1)}, ideal=None)).legends
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["_mine"]
+
+
+def test_a_mark_at_nothing_left_is_whole():
+    axes = front_figure(scores({f"m{number}": comparison(0.0, 0.1) for number in range(12)})).axes[0]
+    marks = [line for line in axes.lines if line.get_marker() not in ("None", None)]
+    assert len(marks) == 1 + MOST_SERIES
+    assert not any(line.get_clip_on() for line in marks)

@@ -115,7 +115,16 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
         for place, row in enumerate(rows):
             colour, estimate = COLOURS[row.role], row.estimate
             axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2.2)
-            axes.plot([estimate.mean], [place], MARKERS[row.role], color=colour, markersize=6.5, linestyle="none")
+            # Whole also at the end of the axis, where a mean of 0 stands.
+            axes.plot(
+                [estimate.mean],
+                [place],
+                MARKERS[row.role],
+                color=colour,
+                markersize=6.5,
+                linestyle="none",
+                clip_on=False,
+            )
             axes.annotate(
                 fixed(estimate.mean, digits),
                 (1.0, place),

@@ -10,7 +10,7 @@ from dposcope.evaluation.numbers import too_few
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.statistics import Difference, Ratio
 from dposcope.report.figures import COLOURS, GROUND, MOST_SERIES, MUTED, RULE, house_style
-from dposcope.report.series import series_styles
+from dposcope.report.series import legend_name, series_styles
 
 _SIZE = (6.4, 4.2)
 
@@ -83,10 +83,11 @@ def front_figure(scores: Scores) -> Figure | None:
                 color=RULE,
                 markersize=6,
                 label=f"{len(others)} others",
+                clip_on=False,
             )
         styles = series_styles([spot.label for spot in named])
         for spot in named:
-            colour = styles[spot.label].colour
+            colour, name = styles[spot.label].colour, legend_name(spot.label)
             axes.plot([spot.rise.low, spot.rise.high], [spot.left.ratio] * 2, color=colour, linewidth=1.4)
             axes.plot([spot.rise.mean] * 2, [spot.left.low, spot.left.high], color=colour, linewidth=1.4)
             axes.plot(
@@ -97,7 +98,8 @@ def front_figure(scores: Scores) -> Figure | None:
                 markersize=8,
                 markeredgecolor=GROUND,
                 linestyle="none",
-                label=spot.label if spot.rise.known else f"{spot.label} ({too_few(spot.rise.n)})",
+                label=name if spot.rise.known else f"{name} ({too_few(spot.rise.n)})",
+                clip_on=False,  # whole also where nothing is left
             )
         finish_front(figure, axes, scores.concept)
         return figure

@@ -1,4 +1,4 @@
-"""Colour and marker of a series by its name, so that a method looks the same in every figure of every run."""
+"""Colour, marker and shown name of a series, so that a method looks the same in every figure of every run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,10 @@ _MARKERS = ("D", "^", "s", "v", "X", "P", "o", "h")
 
 _KNOWN = {"learned": 0, "edit": 0, "control": 1, "groups": 2, "least-squares": 3, "ablation alone": 5, "steer": 4}
 """Names that the commands themselves give → place in the palette."""
+
+
+_LONGEST = 20
+"""Characters of a name in a legend."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,11 @@ def series_styles(names: Sequence[str]) -> dict[str, SeriesStyle]:
         taken.add(place)
         found[name] = SeriesStyle(_COLOURS[place], _MARKERS[place])
     return found
+
+
+def legend_name(name: str) -> str:
+    """A name as a legend shows it: the middle of a long one is left out, since its end often tells it from others."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 2]}…{name[1 - _LONGEST // 2 :]}"
+    # Matplotlib leaves out of a legend what begins with "_".
+    return f" {name}" if name.startswith("_") else name

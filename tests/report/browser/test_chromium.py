@@ -542,6 +542,16 @@ def mixture(tab, tmp_path):
     assert tab.console == []
 
 
+def test_what_a_field_can_be_asked_is_whole(mixture):
+    fits = """((field) => {
+        const pen = document.createElement('canvas').getContext('2d'), style = getComputedStyle(field);
+        pen.font = style.font;
+        return field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)
+            - pen.measureText(field.placeholder).width;
+    })(document.getElementById('by-neuron'))"""
+    assert mixture.run(fits) > 0
+
+
 @pytest.mark.parametrize(
     ("query", "count"),
     [("1.2.5", 1), ("1.2", OWN), ("1.2.", OWN), ("1", WIDTH), ("1.4", 0), ("1.0.100", 0), ("1.0.1.0", 0), ("1..2", 0)],

@@ -57,6 +57,7 @@ def test_nothing_moved():
     made = heat_map(browser(2, 3, contribution=np.zeros((2, 3)), n_lenses=0, n_opened=1))
     assert {cell.shade for row in made.rows for cell in row.cells} == {"0.000"}
     assert {cell.kind for row in made.rows for cell in row.cells} == {""}
+    assert made.described == "No neuron has a contribution"
 
 
 @pytest.mark.parametrize(("blocks", "every"), [(1, 1), (40, 1), (41, 2), (126, 4)])

@@ -62,6 +62,16 @@ def test_the_summary_counts_what_rises_and_what_falls(html):
     assert f"a net {'reduction' if fell > rose else 'increase'} of {abs(fell - rose):.4g}." in words_of(html)
 
 
+def test_the_summary_of_neurons_that_stand_still_says_so():
+    still = np.zeros((2, 4))
+    some = still.copy()
+    some[0, 0], some[1, 1] = 3.0, -1.0
+    said = [words_of(browser_html(browser(2, 4, contribution=one, n_lenses=1, n_opened=1))) for one in (still, some)]
+    begun = "per cent of 8 neurons write less along the direction after tuning"
+    assert f"0.0 {begun}, the others as much as before." in said[0]
+    assert f"12.5 {begun}, 3 in all; 6 write as much as before, the others write 1 more: a net reduct" in said[1]
+
+
 def test_sections_are_folded_under_method_in_their_order(html):
     places = [
         html.index(f' id="{name}"') for name in ("neurons", "map", "method", "section-1", "section-2", "glossary")

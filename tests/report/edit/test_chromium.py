@@ -52,6 +52,13 @@ def test_tables_of_many_scorers_fit_a_laptop(browser, tmp_path, further):
     assert max(browser.run(lines)) == pytest.approx(1 if len(further) == 1 else 2, abs=0.1)
 
 
+def test_the_phrase_of_a_cost_is_no_column_of_single_words_on_a_phone(browser, tmp_path):
+    write_report(whole_page(), tmp_path / "whole.html")
+    browser.open(tmp_path / "whole.html", width=390)
+    row = "document.querySelector('[aria-labelledby=table-costs] tbody tr').getBoundingClientRect().height"
+    assert browser.run(row) < 80
+
+
 def test_the_policy_holds_against_what_is_put_in_later(browser, any_report):
     browser.open(any_report)
     browser.console.clear()

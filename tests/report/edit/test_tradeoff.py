@@ -1,8 +1,11 @@
 """The trade-off: what is drawn, and the spots that answer to a pointer."""
 
+import math
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
+
+import pytest
 
 from dposcope.evaluation.statistics import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
@@ -64,12 +67,43 @@ def test_the_line_of_a_method_joins_only_what_nothing_beats():
 
 def test_the_front_joins_the_trials_on_it_from_left_to_right():
     turned = replace(FOUND, trials=FOUND.trials[::-1])
-    axes = tradeoff(turned, bound=None, held_out=None, concept="toxicity").axes[0]
+    figure = tradeoff(turned, bound=None, held_out=None, concept="toxicity")
+    axes, (legend,) = figure.axes[0], figure.legends
     (line,) = [one for one in axes.lines if one.get_label().startswith("front")]
     assert list(line.get_xdata()) == [0.01, 0.05]
     assert list(line.get_ydata()) == [0.2, 0.05]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels[-2:] == [line.get_label(), "chosen, as the search saw it"]
+
+
+@pytest.mark.parametrize("methods", [1, 2, 3, 8])
+def test_the_legend_leaves_the_axes_their_room_and_is_whole(methods):
+    found = replace(
+        FOUND, trials=[tried(f"learned-{1 + one}", 0.01 * one, 0.2, on_front=True) for one in range(methods)]
+    )
+    figure = tradeoff(found, bound=0.5, held_out=HELD_OUT, concept="toxicity")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    inside, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= inside.x0 < inside.x1 <= whole.x1
+    assert figure.axes[0].bbox.width > 0.8 * whole.width
+
+
+def test_marks_at_a_concept_of_nothing_are_whole():
+    none_left = replace(FOUND, trials=[tried("groups", 0.0, 0.0)], chosen=Estimate(0, 0, 0, 10), chosen_rise=0.0)
+    gone = HeldOut(Estimate(0, 0, 0, 12), HELD_OUT.rise)
+    axes = tradeoff(none_left, bound=None, held_out=gone, concept="toxicity").axes[0]
+    marks = [line for line in axes.lines if line.get_marker() not in ("None", None)]
+    assert len(marks) == 3
+    assert not any(line.get_clip_on() for line in marks)
+
+
+@pytest.mark.parametrize("low", [-0.3, -math.inf])
+def test_the_chosen_edit_is_inside_the_axes_where_log_perplexity_fell(low):
+    held_out = HeldOut(FOUND.unseen, Difference(-0.2, low, -low, 6 if low > -1 else 1))
+    turned = replace(FOUND, chosen_rise=-0.1)
+    axes = tradeoff(turned, bound=0.05, held_out=held_out, concept="toxicity").axes[0]
+    assert -0.5 < axes.get_xlim()[0] < max(low, -0.2)
 
 
 def test_every_trial_that_wrote_has_its_interval():

@@ -82,7 +82,7 @@ class HeatMap:
     beyond: int
     """How many cells are beyond it."""
     described: str
-    """Its strongest cell, in words."""
+    """Its strongest cell, in words; where nothing moved, that."""
 
 
 def heat_map(value: NeuronBrowser) -> HeatMap:
@@ -111,7 +111,9 @@ def heat_map(value: NeuronBrowser) -> HeatMap:
         largest=fact(scale),
         beyond=sum(cell.beyond for row in rows for cell in row.cells),
         described=f"The strongest cell is {strongest.label} of block {strongest.strongest.block}, "
-        f"{strongest.strongest.signed}",
+        f"{strongest.strongest.signed}"
+        if strongest.strongest.value
+        else "No neuron has a contribution",
     )
 
 

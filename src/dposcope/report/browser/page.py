@@ -145,9 +145,13 @@ def _summary(value: NeuronBrowser) -> str:
     total = value.contribution.astype(np.float64)
     fell, rose = float(total[total > 0].sum()), float(-total[total < 0].sum())
     share = 100 * float((total > 0).sum() / value.neurons)
-    net = fell - rose
+    net, still = fell - rose, int((total == 0).sum())
+    begun = (
+        f"{fixed(share, 1)} per cent of {plural(value.neurons, 'neuron')} write less along the direction after tuning"
+    )
+    if still == value.neurons:
+        return f"{begun}, the others as much as before."
     return (
-        f"{fixed(share, 1)} per cent of {plural(value.neurons, 'neuron')} write less along the direction after "
-        f"tuning, {fact(fell)} in all; the others write {fact(rose)} more: "
-        f"a net {'reduction' if net >= 0 else 'increase'} of {fact(abs(net))}."
+        f"{begun}, {fact(fell)} in all; {f'{still:,} write as much as before, ' if still else ''}"
+        f"the others write {fact(rose)} more: a net {'reduction' if net >= 0 else 'increase'} of {fact(abs(net))}."
     )

@@ -90,8 +90,9 @@ def change_scatter(before: Sequence[float], after: Sequence[float], *, axis: str
         figure, axes = one_axes(3.5)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.plot(before, after, "o", color=COLOURS["edit"], markersize=5.5, alpha=0.55, markeredgewidth=0)
-        axes.text(0.97, 0.06, "fell", ha="right", color=MUTED)
-        axes.text(0.03, 0.92, "rose", ha="left", color=MUTED)
+        # Outside, since dots may stand in every part of the axes, and most often in these corners.
+        axes.text(1.02, 0.0, "fell", transform=axes.transAxes, color=MUTED)
+        axes.text(0.0, 1.02, "rose", transform=axes.transAxes, color=MUTED)
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_aspect("equal")

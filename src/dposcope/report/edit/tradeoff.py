@@ -83,7 +83,9 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
                 alpha=0.4,
                 zorder=1.8,
             )
-            axes.plot(xs, ys, marker, color=colour, markersize=5, linestyle="none", alpha=0.85, label=method)
+            axes.plot(
+                xs, ys, marker, color=colour, markersize=5, linestyle="none", alpha=0.85, label=method, clip_on=False
+            )
             best = _envelope(own)
             if len(best) > 1:
                 axes.plot([trial.rise for trial in best], [_mean(trial) for trial in best], color=colour, linewidth=1.1)
@@ -97,6 +99,7 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
             markeredgewidth=1.6,
             linestyle="none",
             label=_CHOSEN,
+            clip_on=False,
         )
         if held_out is not None:
             x, y = held_out.rise, held_out.concept
@@ -110,15 +113,18 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
                 markersize=7.5,
                 linestyle="none",
                 label=_UNSEEN,
+                clip_on=False,
             )
         axes.set_ylim(bottom=0)
-        least = min([0.0, *(trial.rise for trial in written)])
+        shown = [search.chosen_rise, *(trial.rise for trial in written)]
+        if held_out is not None:
+            shown += [held_out.rise.mean, *([held_out.rise.low] if held_out.rise.known else [])]
+        least = min([0.0, *shown])
         axes.set_xlim(left=least - 0.02 * (axes.get_xlim()[1] - least))  # show every mark whole
         axes.grid()
         axes.set_xlabel("log-perplexity, rise in nats per token")
         axes.set_ylabel(f"mean {concept}")
-        # Above the axes, since any corner may have marks.
-        axes.legend(*_legend(axes), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        _add_legend(figure, axes)
         return figure
 
 
@@ -148,6 +154,15 @@ def trial_line(trial: TriedEdit) -> str:
     """A trial in one line."""
     score = "not written" if trial.concept is None else fixed(trial.concept.mean)
     return f"{trial.method}, {trial.settings}: {score} at {signed(trial.rise)}, KL {fixed(trial.kl)}"
+
+
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    """Above the axes, since any corner may have marks, in as many columns as the figure's width has room for."""
+    for columns in (3, 2, 1):
+        legend = figure.legend(*_legend(axes), frameon=False, loc="outside upper center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _legend(axes: Axes) -> tuple[list[Artist], list[str]]:

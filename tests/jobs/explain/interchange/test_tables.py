@@ -8,7 +8,7 @@ from dposcope.evaluation.conditions.scores import summarise
 from dposcope.interventions.paired.interchange import Parts
 from dposcope.interventions.paired.mediation import Mediation
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Carriers, CurvePoint, Rankings
-from dposcope.jobs.explain.interchange.sets import InterchangeSet
+from dposcope.jobs.explain.interchange.sets import MEASURED, InterchangeSet
 from dposcope.jobs.explain.interchange.tables import (
     Interchanged,
     against_frozen,
@@ -121,6 +121,15 @@ def test_mediation_is_told_of_all_of_groups_and_of_blocks():
     assert lines["all neurons"] == pytest.approx((3 / 8, 2 / 8, 3 / 8))
     assert lines["TP↓"] == lines["block 1"] == pytest.approx((0.5, 0.25, 0.25))
     assert lines["AN↓"] == [None, None, None]
+
+
+def test_mediation_of_a_model_that_tuning_left_as_it_was_has_no_shares():
+    nothing = torch.zeros(2, 2)
+    ranked = Rankings(nothing, nothing, 0, NeuronSet.all(2, 2))
+    table = mediation_table("m", Carriers(ranked, [], Mediation(nothing, nothing, nothing), (1, 1)), {})
+    assert table.frame.height == 3 + len(MEASURED)
+    assert {tuple(numbers) for _, *numbers in table.frame.iter_rows()} == {(None, None, None)}
+    assert {cell for _, *cells in table.rows for cell in cells} == {"–"}
 
 
 def test_mediation_is_told_of_the_groups_that_the_paper_patches():

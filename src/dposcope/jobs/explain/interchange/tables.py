@@ -1,7 +1,7 @@
 """What each set gives of tuning's reduction: by live interchange, and frozen at its means as the paper patches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import polars as pl
@@ -13,6 +13,7 @@ from dposcope.evaluation.conditions.measure import Outcome
 from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, SHARE, Format
 from dposcope.evaluation.statistics import Share, columns_of, paired_share
+from dposcope.interventions.paired.mediation import MediationShares
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Carriers
 from dposcope.jobs.explain.interchange.sets import MEASURED, InterchangeSet
@@ -172,11 +173,13 @@ def mediation_table(model: str, carriers: Carriers, groups: Mapping[str, NeuronS
         },
     }
     lines: list[dict[str, Any]] = []
+    # Where nothing changed, also not in the whole model, there are no parts of the change.
+    unknown = dict.fromkeys(one.name for one in fields(MediationShares))
     for label, mask in sets.items():
         changed = float(found.change.sum() if mask is None else found.change[mask].sum())
-        lines.append({"neurons": label} | ({} if changed <= 0 else asdict(found.shares(mask))))
+        lines.append({"neurons": label} | (unknown if changed <= 0 else asdict(found.shares(mask))))
     for block, shares in enumerate(found.by_block):
-        lines.append({"neurons": f"block {block}"} | ({} if shares is None else asdict(shares)))
+        lines.append({"neurons": f"block {block}"} | (unknown if shares is None else asdict(shares)))
     return Table(
         MEDIATION,
         f"How much of the change of {model}'s neurons is their own, and how much comes from before them.",
