@@ -123,3 +123,11 @@ def test_a_direction_cannot_be_changed():
     direction = Direction(vector(), "probe", 3)
     with pytest.raises(AttributeError):
         direction.block = 4
+
+
+def test_a_direction_keeps_its_vector_when_the_tensor_is_written_to():
+    own = vector()
+    direction = Direction(own, "mine", 0)
+    before = own.clone()
+    own.zero_()
+    assert torch.equal(direction.vector, before)

@@ -182,3 +182,10 @@ def test_features_come_back_as_they_were(llama, tmp_path):
     again = Features.load(tmp_path / "features")
     assert torch.equal(again.vectors, found.vectors)
     assert again.residual_norm == found.residual_norm
+
+
+def test_features_may_be_differentiated_with(llama):
+    weight = torch.ones(llama.d_model, dtype=torch.float64, requires_grad=True)
+    features = residual_features(llama, TEXTS)
+    (features.vectors @ weight).sum().backward()
+    assert torch.equal(weight.grad, features.vectors.sum(0))

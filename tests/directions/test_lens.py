@@ -7,7 +7,7 @@ import torch
 
 from dposcope.directions.lens import lens
 from dposcope.errors import DposcopeError
-from helpers.families import VOCABULARY, copied, random_direction, trace
+from helpers.families import VOCABULARY, copied, random_direction, tiny, trace
 from helpers.naive_lens import naive_logits, ranked
 
 
@@ -119,3 +119,17 @@ def test_k_out_of_range_is_refused(llama, k):
 def test_another_width_is_refused(llama, shape):
     with pytest.raises(DposcopeError, match=rf"vectors of width {shape[-1]} do not fit a model of width 16"):
         lens(llama, torch.ones(shape))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_promotes_no_token(llama, bad):
+    vectors = torch.ones(70, llama.d_model)
+    vectors[69, 3] = bad
+    with pytest.raises(DposcopeError, match="holds NaN or infinity in float32, and promotes no token"):
+        lens(llama, vectors)
+
+
+def test_a_vector_out_of_the_range_of_the_models_type_is_refused():
+    half = tiny("llama", dtype=torch.float16)
+    with pytest.raises(DposcopeError, match=r"holds NaN or infinity in float16.*make it shorter"):
+        lens(half, torch.full((half.d_model,), 1e5))

@@ -1,5 +1,7 @@
 """Difference of means against two loops."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +78,14 @@ def test_no_texts_are_refused(llama):
 def test_classes_with_the_same_texts_are_refused(llama):
     with pytest.raises(DposcopeError, match="norm zero; are the two classes of texts the same"):
         mean_difference(llama, ["kind words", "kind words"], [True, False], batch_size=1)
+
+
+@pytest.mark.parametrize("label", [0.3, math.nan, -1, 2, "0", None])
+def test_a_label_that_is_neither_true_nor_false_is_refused(llama, label):
+    with pytest.raises(DposcopeError, match=f"a label is {label!r}, neither True nor False"):
+        mean_difference(llama, TEXTS, [*map(int, LABELS[:-1]), label] if label != "0" else ["0"] * 8)
+
+
+def test_labels_may_be_whole_floats(llama):
+    expected = mean_difference(llama, TEXTS, LABELS).vector
+    assert torch.equal(mean_difference(llama, TEXTS, np.array(LABELS, dtype=float)).vector, expected)

@@ -1,10 +1,13 @@
 """Token contrast against rows of the embedding picked by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
+from dposcope.model import layout as layouts
 from helpers.families import assert_close, bos_tokenizer, copied
 
 TOXIC = ["idiot", "stupid", "fool"]
@@ -126,3 +129,10 @@ def test_the_tokenizer_is_left_as_it_was(llama):
     before = bos_tokenizer().backend_tokenizer.to_str()
     token_contrast(llama, TOXIC, KIND, leading_space=True)
     assert llama.tokenizer.backend_tokenizer.to_str() == before
+
+
+def test_the_unembedding_is_that_of_the_layout(llama, monkeypatch):
+    expected = token_contrast(llama, TOXIC, KIND, matrix="output").vector
+    monkeypatch.setitem(layouts._LAYOUTS, "llama", replace(llama.layout, unembedding="lm_head"))
+    monkeypatch.setattr(type(llama.model), "get_output_embeddings", lambda _: None)
+    assert torch.equal(token_contrast(llama, TOXIC, KIND, matrix="output").vector, expected)

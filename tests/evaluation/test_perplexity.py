@@ -234,3 +234,9 @@ def test_long_texts_raise_no_alarm_and_leave_the_tokenizer_alone(llama, caplog):
     window_losses(llama, TEXT * 3, window=WINDOW)
     assert llama.tokenizer.backend_tokenizer.to_str() == before
     assert "longer than the specified maximum" not in caplog.text
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_no_window_at_most_is_refused_by_its_name(llama, most):
+    with pytest.raises(DposcopeError, match=f"max_windows {most} is below 1"):
+        window_losses(llama, TEXT, window=WINDOW, max_windows=most)

@@ -474,3 +474,15 @@ def test_an_edit_is_in_effect_by_hooks_where_weights_are_codes_and_else_in_the_w
         assert_close(logits_of(lm, IDS), logits_of(plain, IDS))
         assert not torch.allclose(logits_of(lm, IDS), before, atol=1e-2)
     assert torch.equal(logits_of(lm, IDS), before)
+
+
+def test_what_is_folded_in_a_callers_inference_mode_is_a_model_as_any(llama):
+    edit = Edit.of(gains_of(llama), ablation_of(llama))
+    expected = fold(llama, edit)
+    with torch.inference_mode():
+        found = fold(llama, edit)
+        with folded(llama, edit) as inside:
+            assert inside.fingerprint == expected.fingerprint
+    assert found.fingerprint == expected.fingerprint
+    found.model(torch.tensor([IDS])).logits.sum().backward()
+    assert all(weight.grad is not None for weight in found.model.parameters())

@@ -81,3 +81,13 @@ def test_nan_is_refused(llama, vector, alpha):
     """It would turn every text into the same token, in silence."""
     with pytest.raises(DposcopeError, match=r"NaN|finite"):
         Steer(torch.full((16,), vector), alpha=alpha).on(llama).__enter__()
+
+
+def test_a_vector_that_is_written_to_steers_as_before(llama):
+    own = random_direction(llama).float()
+    steer, same = Steer(own, 2.0), Steer(own.clone(), 2.0)
+    own.zero_()
+    with steer.on(llama):
+        found = logits_of(llama, [2, 40, 41])
+    with same.on(llama):
+        assert torch.equal(found, logits_of(llama, [2, 40, 41]))

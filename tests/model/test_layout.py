@@ -553,6 +553,17 @@ def test_the_fingerprint_changes_with_a_weight_that_is_written_behind_the_back_o
     assert other.fingerprint != before
 
 
+def test_the_fingerprint_of_a_model_made_in_inference_mode(llama):
+    with torch.inference_mode():
+        other = copied(llama)
+        assert other.fingerprint == llama.fingerprint
+        weight = other.blocks[1].mlp.down_proj.weight
+        weight[0, 1] += 1
+        assert other.fingerprint != llama.fingerprint
+        weight[0, 1] = llama.blocks[1].mlp.down_proj.weight[0, 1]
+    assert other.fingerprint == llama.fingerprint
+
+
 def test_special_pad_and_end_ids(family_lm):
     gpt2, llama = family_lm("gpt2"), family_lm("llama")
     assert (gpt2.pad_id, llama.pad_id) == (0, 3)

@@ -13,7 +13,7 @@ from dposcope.model.chat.prompts import asked_how, with_chat
 from dposcope.model.generate import Sampling, generate
 from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, collect_means, recording
 from helpers.chats import BEGINS, with_template
-from helpers.families import TEXTS, assert_close, copied, greedy, random_gains, trace
+from helpers.families import TEXTS, assert_close, copied, greedy, random_gains, tiny, trace
 
 NEW = 8
 # Random weights of this strength carry the rounding of float32 a good way; a wrong position is off by 0.1 and more.
@@ -287,3 +287,15 @@ def test_the_table_has_a_row_per_neuron():
         (1, 2, 5.0, 11.0),
     ]
     assert table["mean"].dtype == pl.Float64
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
+def test_means_are_collected_in_a_callers_inference_mode(kind):
+    lm = tiny(kind)
+    expected = collect_means(lm, TEXTS[:3], new_tokens=3)
+    with torch.inference_mode():
+        found = collect_means(lm, TEXTS[:3], new_tokens=3)
+        with recording(lm) as recorded:
+            generate(lm, TEXTS[:3], new_tokens=3)
+    assert torch.equal(found.mean, expected.mean)
+    assert torch.equal(recorded.value().mean, expected.mean)

@@ -182,3 +182,43 @@ def test_matched_controls_have_as_many_neurons_of_each_size():
     assert matched == chosen.random_matched(3, by=by, bins=8) != chosen.random_matched(4, by=by, bins=8)
     with pytest.raises(DposcopeError, match="scores have shape"):
         chosen.random_matched(0, by=by[:2])
+    with pytest.raises(DposcopeError, match="at least 1"):
+        chosen.random_matched(0, by=by, bins=0)
+    by[0, 0] = torch.nan
+    with pytest.raises(DposcopeError, match="scores hold NaN"):
+        chosen.random_matched(0, by=by)
+
+
+def test_matched_controls_are_drawn_from_outside_the_set():
+    by = torch.rand(4, 100, generator=torch.Generator().manual_seed(1))
+    chosen = NeuronSet(torch.rand(4, 100, generator=torch.Generator().manual_seed(2)) < 0.2)
+    matched = chosen.random_matched(3, by=by, bins=8, among=~chosen)
+    assert len(matched) == len(chosen)
+    assert len(matched & chosen) == 0
+    order = by.flatten().double().argsort()
+    for bin_ in order.tensor_split(8):
+        assert matched.mask.flatten()[bin_].sum() == chosen.mask.flatten()[bin_].sum()
+    everything = NeuronSet.all(4, 100)
+    assert chosen.random_matched(3, by=by, bins=8, among=everything) == chosen.random_matched(3, by=by, bins=8)
+    most = ~chosen
+    with pytest.raises(DposcopeError, match=r"bin 1 of 8 by score has \d+ neurons to draw \d+ random ones from"):
+        most.random_matched(3, by=by, bins=8, among=chosen)
+
+
+@pytest.mark.parametrize("shape", [(4, 100), (4, 80), (2, 100)])
+def test_controls_are_drawn_from_a_set_of_the_same_model(shape):
+    other, some = NeuronSet.all(*shape), NeuronSet(torch.rand(3, 100) < 0.2)
+    with pytest.raises(DposcopeError, match=r"to draw from do not fit a set of \[3, 100\]"):
+        some.random_like(0, among=other)
+    with pytest.raises(DposcopeError, match=r"to draw from do not fit a set of \[3, 100\]"):
+        some.random_matched(0, by=torch.rand(3, 100), among=other)
+
+
+def test_a_set_keeps_its_neurons_when_the_mask_is_written_to():
+    mask = torch.zeros(BLOCKS, WIDTH, dtype=torch.bool)
+    sets = []
+    for block in range(BLOCKS):
+        mask.zero_()
+        mask[block] = True
+        sets.append(NeuronSet(mask))
+    assert [one.per_block for one in sets] == [[WIDTH, 0, 0], [0, WIDTH, 0], [0, 0, WIDTH]]

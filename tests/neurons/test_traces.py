@@ -7,6 +7,7 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import encode
 from dposcope.neurons.traces import trace
+from helpers import alternating
 from helpers.families import TEXTS
 
 
@@ -51,3 +52,10 @@ def test_bad_input_is_told(llama):
         trace(llama, [[1], []], [0])
     with pytest.raises(DposcopeError, match="the model has"):
         trace(llama, [[1]], [llama.n_neurons])
+
+
+def test_an_absent_neuron_has_no_activation():
+    lm = alternating.made("dense")
+    found = trace(lm, [[2, 40, 41]], [0, lm.d_mlp + 3])
+    assert not found[0].any()
+    assert found[1].any()

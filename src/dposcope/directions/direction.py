@@ -48,7 +48,7 @@ class Direction:
     """W: its positive side is the side of the concept, such as toxic (paper 3.2)."""
 
     vector: Tensor
-    """W, `[d]`, float64, on the CPU. The meaning of its norm depends on `kind`."""
+    """W, `[d]`, float64, on the CPU: a copy of what was given. The meaning of its norm depends on `kind`."""
     kind: str
     """The method: `mean_difference`, `probe`, `token_contrast`, `random`, or your own name."""
     block: int
@@ -59,8 +59,8 @@ class Direction:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Refuse a vector that is not a direction."""
-        vector = self.vector.detach().to("cpu", torch.float64)
+        """Copy the vector; refuse one that is not a direction."""
+        vector = self.vector.detach().to("cpu", torch.float64, copy=True)
         if vector.ndim != 1:
             raise DposcopeError(f"a direction is one vector [d], not {list(vector.shape)}")
         if not vector.isfinite().all():

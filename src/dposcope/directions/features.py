@@ -104,7 +104,8 @@ def residual_features(
     check_block(lm, block, protocol)
     encoded = encode(lm, texts, max_tokens=max_tokens, keep="start")
     special = torch.tensor(sorted(lm.special_ids), dtype=torch.long, device=lm.device)
-    vectors = torch.zeros(len(texts), lm.d_model, dtype=torch.float64)
+    with torch.inference_mode(mode=False):  # the caller may differentiate with them
+        vectors = torch.zeros(len(texts), lm.d_model, dtype=torch.float64)
     norms = torch.zeros(2, dtype=torch.float64)  # sum of |x|, number of tokens
 
     def read(batch: Batch) -> list[_Read]:

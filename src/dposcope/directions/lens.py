@@ -36,7 +36,8 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
         k: tokens per side.
 
     Raises:
-        DposcopeError: the width is not the model's, or k is out of range.
+        DposcopeError: the width is not the model's, k is out of range, or a vector holds NaN or infinity, also in the
+            model's precision.
     """
     given = vectors.vector if isinstance(vectors, Direction) else vectors
     rows = given.reshape(-1, given.shape[-1])
@@ -51,6 +52,11 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
     # 64 vectors at a time, as the logits are [64, vocabulary].
     for part in rows.split(64):
         x = part.to(lm.device_of_norm, lm.dtype)
+        if not bool(x.isfinite().all()):
+            raise DposcopeError(
+                f"a vector holds NaN or infinity in {str(lm.dtype).removeprefix('torch.')}, and promotes no token; "
+                "leave it out, or make it shorter"
+            )
         upper = lm.unembed(lm.final_norm(x)).float().topk(k)
         lower = lm.unembed(lm.final_norm(-x)).float().topk(k)
         for row in range(len(part)):

@@ -10,6 +10,7 @@ from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import unembedding
 from dposcope.protocols import Protocol, check_choice
 
 
@@ -47,7 +48,7 @@ def token_contrast(
     check_texts("non_toxic", non_toxic)
     if not toxic or not non_toxic:
         raise DposcopeError("token contrast needs at least one seed word on each side")
-    embedding: Any = lm.model.get_input_embeddings() if matrix == "input" else lm.model.get_output_embeddings()
+    embedding: Any = lm.model.get_input_embeddings() if matrix == "input" else unembedding(lm.model)
     table: Tensor = embedding.weight
     vector = _mean(lm, table, toxic, leading_space) - _mean(lm, table, non_toxic, leading_space)
     about = {

@@ -85,10 +85,14 @@ def window_losses(
         progress: called after each window.
 
     Raises:
-        DposcopeError: the text is too short for one window after those skipped.
+        DposcopeError: the text is too short for one window after those skipped, or a number is too small.
     """
     check_protocol(protocol)
-    for name, value, least in (("window", window, 2), ("chunk", chunk, 1), ("skip_windows", skip_windows, 0)):
+    most = 1 if max_windows is None else max_windows
+    for name, value, least in (
+        *(("window", window, 2), ("chunk", chunk, 1)),
+        *(("skip_windows", skip_windows, 0), ("max_windows", most, 1)),
+    ):
         if value < least:
             raise DposcopeError(f"{name} {value} is below {least}")
     window = min(window, lm.context_length)

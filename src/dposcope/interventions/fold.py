@@ -100,6 +100,7 @@ def _in_range(lm: LanguageModel, planned: _Planned) -> _Planned:
     return planned
 
 
+@torch.inference_mode(mode=False)  # new weights can be trained, and have a fingerprint
 @torch.no_grad()
 def _new_parameters(lm: LanguageModel, edit: Foldable) -> _Planned:
     """All new parameters. They are computed before any is replaced, so an error leaves the model unchanged."""

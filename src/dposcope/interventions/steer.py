@@ -38,12 +38,14 @@ class Steer:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check all values."""
+        """Check all values; copy a vector."""
         check_choice("site", self.site, ("residual", "mlp"))
         object.__setattr__(self, "positions", Positions(self.positions))
         if not math.isfinite(self.alpha):
             raise DposcopeError(f"alpha {self.alpha} is no finite number; give one, such as 2")
         as_direction(self.vector)
+        if isinstance(self.vector, Tensor):
+            object.__setattr__(self, "vector", self.vector.detach().clone())
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hook."""

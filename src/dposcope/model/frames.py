@@ -8,9 +8,11 @@ the result the same in every case.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from threading import Thread, current_thread
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -160,27 +162,41 @@ class Frame:
         return self.prompt.lengths.to(self.positions.device).unsqueeze(1)
 
 
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A forward pass, and its frame on other devices."""
+
+    frame: Frame
+    elsewhere: dict[torch.device, Frame] = field(default_factory=dict[torch.device, Frame])
+
+    def on(self, device: torch.device) -> Frame:
+        """Its frame on a device."""
+        if self.frame.positions.device == device:
+            return self.frame
+        if device not in self.elsewhere:
+            self.elsewhere[device] = self.frame.on(device)
+        return self.elsewhere[device]
+
+
 class FrameTracker:
-    """Follows a model's forward passes; `.frame` gives the current one."""
+    """Follows a model's forward passes; `.frame` gives the current one of the thread that asks."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         # Perplexity calls the base model alone, and a few heads (OPT's) bypass it.
         self._models = [model] if model.base_model is model else [model, model.base_model]
-        self._frame: Frame | None = None
-        self._elsewhere: dict[torch.device, Frame] = {}
+        self._passes: WeakKeyDictionary[Thread, _Pass] = WeakKeyDictionary()
+        # Threads of autograd, which run blocks again for their gradients, begin no pass.
+        self._latest: _Pass | None = None
 
     def frame(self, device: torch.device) -> Frame:
         """The pass under way, for tensors on a device."""
-        if self._frame is None:
+        now = self._passes.get(current_thread(), self._latest)
+        if now is None:
             raise DposcopeError(
                 "a block ran outside its model's forward pass, so positions are unknown: "
                 "call the model itself, or leave the intervention's `with` first"
             )
-        if self._frame.positions.device == device:
-            return self._frame
-        if device not in self._elsewhere:
-            self._elsewhere[device] = self._frame.on(device)
-        return self._elsewhere[device]
+        return now.on(device)
 
     @contextmanager
     def following(self) -> Generator["FrameTracker"]:
@@ -191,8 +207,8 @@ class FrameTracker:
         finally:
             for handle in handles:
                 handle.remove()
-            self._frame = None
-            self._elsewhere.clear()
+            self._passes.clear()
+            self._latest = None
 
     def _look(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = named_arguments(module, args, kwargs)
@@ -208,5 +224,5 @@ class FrameTracker:
         else:
             past = cache.get_seq_length() if cache is not None else 0
             positions = torch.arange(past, past + length, device=tokens.device).expand(batch, length)
-        self._frame = Frame(positions, _prompted.get(), cached=cache is not None)
-        self._elsewhere.clear()
+        self._latest = _Pass(Frame(positions, _prompted.get(), cached=cache is not None))
+        self._passes[current_thread()] = self._latest

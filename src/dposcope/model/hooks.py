@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from threading import Thread, current_thread
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +184,7 @@ def hooked(
     """Apply `changes` to every forward pass inside the context, at some positions of each text.
 
     Contexts nest: an inner one sees what an outer one left. Only handles of this context
-    are removed, after an exception or a half-finished registration too.
+    are removed, after an exception or a half-finished registration too. Threads may run the model at once.
 
     Raises:
         DposcopeError: on leaving, if a site never fired; at once, if the model is compiled.
@@ -307,14 +309,17 @@ def _register(
 
         return listen(experts, between)
 
-    read: list[Tensor] = []
+    read: WeakKeyDictionary[Thread, Tensor] = WeakKeyDictionary()
+
+    def keep(states: Tensor) -> None:
+        read[current_thread()] = states
 
     def before(
         _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # Blocks take the stream as their first argument or, in a few models, by name.
         given: Tensor = args[0] if args else kwargs["hidden_states"]
-        routing = None if site.always is None else site.always.routing(given, read.pop() if read else None)
+        routing = None if site.always is None else site.always.routing(given, read.pop(current_thread(), None))
         new = run(given if site.stream is None else given[site.stream], routing)
         if new is None:
             return None
@@ -325,7 +330,7 @@ def _register(
     removals = [site.module.register_forward_pre_hook(before, with_kwargs=True).remove]
     gated = None if site.always is None else site.always.shared
     if gated is not None and gated.gate is not None:
-        removals.append(gated.mlp.register_forward_pre_hook(partial(_first_to, read.append)).remove)
+        removals.append(gated.mlp.register_forward_pre_hook(partial(_first_to, keep)).remove)
 
     def remove() -> None:
         for one in removals:

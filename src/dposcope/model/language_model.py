@@ -98,6 +98,12 @@ def _looked_at(weight: Tensor) -> Tensor:
     return flat[:: max(1, len(flat) // _LOOKED_AT)].contiguous()
 
 
+def _writes(weight: Tensor) -> object:
+    """How often a weight was written to, as torch counts; of one made in inference mode, whose writes are not counted,
+    what equals nothing else."""
+    return object() if weight.is_inference() else weight._version
+
+
 def coarse(buffer: Tensor) -> Tensor:
     """A buffer as a fingerprint takes it: some stay in float32 where the parameters are rounded, others do not."""
     return buffer.to(torch.bfloat16) if buffer.is_floating_point() else buffer
@@ -359,7 +365,8 @@ class LanguageModel:
         architecture, a layout that was registered for it, and `variant`. It changes when any parameter changes. It says
         nothing of numbers that stand in the config alone, such as the base of rotary positions.
 
-        It is computed again only after a weight was replaced or written to. A write through `.data` or numpy, which
+        It is computed again only after a weight was replaced or written to, or where weights were made in
+        torch.inference_mode. A write through `.data` or numpy, which
         torch does not count, is noticed where it changes one of some thousand numbers that are looked at.
         """
         named, buffers = dict(self.model.named_parameters()), stored_buffers(self.model)
@@ -369,7 +376,7 @@ class LanguageModel:
             # An address alone is no sign: when a tensor is gone, the next one may lie there. A weak reference to the
             # storage, which holds no memory, keeps its own.
             *(
-                (name, StorageWeakRef(one.untyped_storage()), one.storage_offset(), one.shape, one.dtype, one._version)
+                (name, StorageWeakRef(one.untyped_storage()), one.storage_offset(), one.shape, one.dtype, _writes(one))
                 for name, one in (named | buffers).items()
             ),
         )

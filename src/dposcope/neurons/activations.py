@@ -144,6 +144,8 @@ class ActivationAccumulator:
     the model needs to generate.
     """
 
+    # What torch.inference_mode makes could not be added to in `update`, which leaves it.
+    @torch.inference_mode(mode=False)
     def __init__(
         self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None, here: Tensor | None = None
     ) -> None:

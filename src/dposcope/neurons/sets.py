@@ -18,14 +18,15 @@ class NeuronSet:
     """Neurons of a model, as a mask; combine sets with `|`, `&`, `-` and `~`."""
 
     mask: Tensor
-    """`[L, d_mlp]`, bool, on the CPU."""
+    """`[L, d_mlp]`, bool, on the CPU: a copy of what was given."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no mask."""
+        """Copy the mask; refuse what is none."""
         if self.mask.dtype != torch.bool or self.mask.ndim != 2:
             raise DposcopeError(
                 f"a NeuronSet needs a bool mask [L, d_mlp], not {self.mask.dtype} {list(self.mask.shape)}"
             )
+        object.__setattr__(self, "mask", self.mask.detach().to("cpu", copy=True))
 
     @classmethod
     def empty(cls, n_blocks: int, d_mlp: int) -> "NeuronSet":
@@ -112,11 +113,11 @@ class NeuronSet:
             among: the only neurons to draw from, such as those outside the set; None: all.
 
         Raises:
-            DposcopeError: a block has too few to draw from.
+            DposcopeError: a block has too few to draw from, or `among` is of another shape.
         """
         stream = torch.Generator().manual_seed(seed)
         mask = torch.zeros_like(self.mask)
-        open_to_draw = torch.ones_like(self.mask) if among is None else among.mask
+        open_to_draw = self._open_to_draw(among)
         for block, count in enumerate(self.per_block):
             members = open_to_draw[block].nonzero().squeeze(1)
             if len(members) < count:
@@ -129,27 +130,36 @@ class NeuronSet:
     def random_matched(self, seed: int, *, by: Tensor, bins: int = 50, among: "NeuronSet | None" = None) -> "NeuronSet":
         """As many random neurons with like scores: a control that keeps the size of what is compared.
 
-        Neurons are cut into `bins` of equal number by score; from each bin, as many are drawn as this set has there.
+        The set and the neurons to draw from are cut into `bins` of equal number by score; from each bin, as many are
+        drawn as this set has there.
 
         Args:
             seed: of the draw.
-            by: scores `[L, d_mlp]`, such as |Δ|.
-            bins: how many; more keep scores closer.
-            among: the only neurons to draw from; None: all.
+            by: scores `[L, d_mlp]`, such as |Δ|; NaN is refused.
+            bins: how many, at least 1; more keep scores closer.
+            among: the only neurons to draw from, such as those outside the set; None: all.
 
         Raises:
-            DposcopeError: scores do not fit.
+            DposcopeError: scores or `among` do not fit, there is no bin, or a bin has too few to draw from.
         """
         if by.shape != self.mask.shape:
             raise DposcopeError(f"scores have shape {list(by.shape)}, neurons {list(self.mask.shape)}")
-        stream = torch.Generator().manual_seed(seed)
-        flat, mask = self.mask.flatten(), torch.zeros(self.mask.numel(), dtype=torch.bool)
+        if bins < 1:
+            raise DposcopeError(f"{bins} bins hold no neuron; give at least 1")
+        flat, open_to_draw = self.mask.flatten(), self._open_to_draw(among).flatten()
         order = by.double().flatten().argsort(stable=True)
-        if among is not None:
-            order = order[among.mask.flatten()[order]]
-        for members in order.tensor_split(bins):
-            drawn = torch.randperm(len(members), generator=stream)[: int(flat[members].sum())]
-            mask[members[drawn]] = True
+        order = order[(flat | open_to_draw)[order]]
+        if by.flatten()[order].isnan().any():
+            raise DposcopeError("scores hold NaN; a neuron without a score cannot be matched")
+        stream, mask = torch.Generator().manual_seed(seed), torch.zeros_like(flat)
+        for number, of_bin in enumerate(order.tensor_split(bins), 1):
+            members, count = of_bin[open_to_draw[of_bin]], int(flat[of_bin].sum())
+            if len(members) < count:
+                raise DposcopeError(
+                    f"bin {number} of {bins} by score has {len(members):,} neurons to draw {count:,} random ones from; "
+                    "ask for fewer bins"
+                )
+            mask[members[torch.randperm(len(members), generator=stream)[:count]]] = True
         return NeuronSet(mask.view_as(self.mask))
 
     def in_blocks(self, blocks: Iterable[int]) -> "NeuronSet":
@@ -196,6 +206,16 @@ class NeuronSet:
             DposcopeError: the files are missing, damaged or of another kind.
         """
         return cls(load_tensors(stem, "NeuronSet", NoFacts).tensors["mask"])
+
+    def _open_to_draw(self, among: "NeuronSet | None") -> Tensor:
+        if among is None:
+            return torch.ones_like(self.mask)
+        if among.mask.shape != self.mask.shape:
+            raise DposcopeError(
+                f"neurons of {list(among.mask.shape)} to draw from do not fit a set of {list(self.mask.shape)}; "
+                "use a set of the same model"
+            )
+        return among.mask
 
     def _with(self, other: Any, operation: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
         if self.mask.shape != other.mask.shape:

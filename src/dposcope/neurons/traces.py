@@ -22,7 +22,7 @@ def trace(
 ) -> NDArray[np.float32]:
     """Activations m_i of some neurons on every token of some texts, `[n, T]`, float32.
 
-    T counts the tokens of all texts, one text after the other.
+    T counts the tokens of all texts, one text after the other. Where blocks differ, an absent neuron has 0.
 
     Args:
         lm: the model; it reads each text once.
@@ -31,7 +31,7 @@ def trace(
         batch_size: texts at a time.
 
     Raises:
-        DposcopeError: no text, an empty one, or a neuron that the model does not have.
+        DposcopeError: no text, an empty one, or a neuron outside 0 … L · d_mlp − 1.
     """
     if any(isinstance(text, str) for text in texts):
         raise DposcopeError("a trace reads token ids; give those of each text, as in tokenizer(texts)['input_ids']")

@@ -173,3 +173,12 @@ def test_what_has_no_text_is_refused(llama):
         attribution(llama, other, [], HARMLESS)
     with pytest.raises(DposcopeError, match="has no token"):
         attribution(llama, other, [Continuation([2], [], "")], HARMLESS)
+
+
+def test_a_callers_inference_mode_does_not_take_the_gradient(llama):
+    other = tiny("llama", seed=9)
+    expected = attribution(llama, other, TOXIC, HARMLESS)
+    with torch.inference_mode():
+        found = attribution(llama, other, TOXIC, HARMLESS)
+    assert torch.equal(found.effect, expected.effect)
+    assert not found.effect.is_inference()

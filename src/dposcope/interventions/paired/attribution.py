@@ -60,6 +60,7 @@ class Attribution:
 
 
 @halving_batches
+@torch.inference_mode(mode=False)  # that of a caller would leave no gradient
 def attribution(
     base: LanguageModel,
     tuned: LanguageModel,

@@ -9,6 +9,7 @@ frozen neuron no longer depends on the text. Here it does, so the text stays who
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import Thread, current_thread
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -175,7 +176,7 @@ class Interchange:
         """
         check_models(lm, self.source)
         source = shared(lm) if self.source.model is lm.model else self.source
-        values: dict[str, Tensor] = {}
+        values: _Values = WeakKeyDictionary()
         recorders = [(site, _record(values, site.name, channels)) for site, channels in self.parts.sites(source)]
         changes = [(site, _replace(values, site.name, channels)) for site, channels in self.parts.sites(lm)]
         with (
@@ -263,18 +264,23 @@ class InterchangeWith:
             yield applied
 
 
-def _record(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
+_Values = WeakKeyDictionary[Thread, dict[str, Tensor]]
+"""Site → what the source has there, in the pass of each thread."""
+
+
+def _record(values: _Values, name: str, channels: Tensor | None) -> Change:
     def change(tensor: Tensor, _frame: Frame) -> None:
         # A copy in either case: Falcon adds what attention wrote into what the MLP wrote.
-        values[name] = tensor.clone() if channels is None else tensor[..., channels.to(tensor.device)]
+        value = tensor.clone() if channels is None else tensor[..., channels.to(tensor.device)]
+        values.setdefault(current_thread(), {})[name] = value
 
     return change
 
 
-def _replace(values: dict[str, Tensor], name: str, channels: Tensor | None) -> Change:
+def _replace(values: _Values, name: str, channels: Tensor | None) -> Change:
     def change(tensor: Tensor, _frame: Frame) -> Tensor:
         # The source reads every token; Gemma 4's last blocks only those whose logits are asked for.
-        value = values.pop(name)[:, -tensor.shape[1] :].to(tensor.device, tensor.dtype)
+        value = values[current_thread()].pop(name)[:, -tensor.shape[1] :].to(tensor.device, tensor.dtype)
         if channels is None:
             return value.expand_as(tensor)
         return tensor.index_copy(-1, channels.to(tensor.device), value)
@@ -289,8 +295,9 @@ class _Beside:
     source: LanguageModel
     caches: WeakKeyDictionary[Any, DynamicCache] = field(default_factory=WeakKeyDictionary[Any, DynamicCache])
     """The model's cache → the source's."""
-    outer: nn.Module | None = None
-    """The module whose pass is under way: a model calls its base model, which must not start the source again."""
+    outer: WeakKeyDictionary[Thread, nn.Module] = field(default_factory=WeakKeyDictionary[Thread, nn.Module])
+    """The module whose pass is under way in a thread: a model calls its base model, which must not start the source
+    again."""
 
     @contextmanager
     def following(self, lm: LanguageModel) -> Generator[None]:
@@ -303,9 +310,9 @@ class _Beside:
             yield
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.outer is not None:
+        if current_thread() in self.outer:
             return
-        self.outer = module
+        self.outer[current_thread()] = module
         every = named_arguments(module, args, kwargs)
         tokens = every.get("input_ids")
         if tokens is None:
@@ -320,8 +327,8 @@ class _Beside:
             )
 
     def _end(self, module: nn.Module, *_: Any) -> None:
-        if module is self.outer:
-            self.outer = None
+        if module is self.outer.get(current_thread()):
+            del self.outer[current_thread()]
 
     def _cache(self, theirs: Any) -> dict[str, Any]:
         if theirs is None:

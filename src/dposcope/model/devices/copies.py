@@ -20,8 +20,9 @@ _MOVING: Final = ("to", "cuda", "xpu", "npu", "mlu", "sdaa", "musa")
 """Methods of a whole model that accelerate replaces."""
 
 
+@torch.inference_mode(mode=False)
 def copied_model(model: M, memo: Mapping[int, object] = MappingProxyType({})) -> M:
-    """A deep copy that moves and converts itself.
+    """A deep copy that moves and converts itself, and can be trained whatever the mode of the caller.
 
     Args:
         model: the original.

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Thread, current_thread
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -167,7 +168,8 @@ class _Between(_Listening):
 
     def __init__(self, experts: Experts) -> None:
         super().__init__(experts)
-        self._pairs: Pairs | None = None
+        # Threads may run the model at once.
+        self._pairs: WeakKeyDictionary[Thread, Pairs] = WeakKeyDictionary()
         self._before = experts.module.register_forward_pre_hook(self._begin)
         self._after: RemovableHandle | None = None
         if experts.gated:
@@ -187,7 +189,7 @@ class _Between(_Listening):
             # Rows are sorted by expert, by this very call.
             expert, order = torch.sort(expert)
             token, weight = token[order], weight[order]
-        self._pairs = Pairs(token, expert, weight, len(states), self._experts.sizes.count)
+        self._pairs[current_thread()] = Pairs(token, expert, weight, len(states), self._experts.sizes.count)
 
     def _gate(self, projected: Tensor) -> Tensor:
         return self._seen(self._own(projected))
@@ -196,8 +198,8 @@ class _Between(_Listening):
         return self._seen(rows)
 
     def _seen(self, rows: Tensor) -> Tensor:
-        assert self._pairs is not None  # the module was called, as every model does
-        return self._heard(rows, self._pairs)
+        # Its own: the module was called, as every model does.
+        return self._heard(rows, self._pairs[current_thread()])
 
     def _end(self) -> None:
         self._before.remove()
