@@ -1,9 +1,11 @@
 """Tiny policies: variants of the families, pairs and windows of all lengths, and the three ways to train."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from dposcope.model.language_model import LanguageModel
 from dposcope.training.batches.examples import Example
@@ -12,7 +14,7 @@ from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
 from dposcope.training.policy import PreferencePolicy
 from dposcope.training.trainable import all_weights, low_rank, neuron_gains
-from helpers.families import CONFIGS, FAMILIES, VOCABULARY, build, tiny
+from helpers.families import CONFIGS, FAMILIES, VOCABULARY, assert_close, build, tiny
 
 WAYS = {"full": all_weights, "lora": low_rank, "gains": neuron_gains}
 WINDOWED = ("mistral", "gemma2", "gemma3")
@@ -69,3 +71,38 @@ def disturb(policy: PreferencePolicy, seed=7, scale=0.1) -> None:
         for name in sorted(policy.trainable):
             value = policy.trainable[name]
             value.add_(scale * torch.randn(value.shape, generator=stream).to(value))
+
+
+def assert_gains_train_by_plain_logits(
+    lm: LanguageModel, examples: list[Example], logits: Callable[[list[int], Tensor], Tensor], *, shared: bool
+) -> None:
+    """The preference loss of a batch and its gradient by the gains are those of plain logits, one text at a time.
+
+    Args:
+        lm: the model.
+        examples: pairs.
+        logits: of one text with gains, `[T, vocabulary]`.
+        shared: whether texts share rows of the batch.
+    """
+    with neuron_gains(lm, Objective(0.1)) as trainable:
+        policy = trainable.policy
+        disturb(policy)
+        (gains,) = policy.trainable.values()
+
+        def likelihood(prompt, completion, factors):
+            told = logits([*prompt, *completion], factors).log_softmax(-1)
+            return sum(told[len(prompt) - 1 + place, token] for place, token in enumerate(completion))
+
+        losses = []
+        for example in examples:
+            wanted, unwanted = (
+                likelihood(example.prompt, one, gains) - likelihood(example.prompt, one, torch.ones_like(gains))
+                for one in example.completions
+            )
+            losses.append(torch.nn.functional.softplus(-0.1 * (wanted - unwanted)))
+        expected = torch.stack(losses).mean()
+        found = policy(pack(examples, pad_id=lm.pad_id, shared=shared)).loss
+        assert_close(found.detach(), expected.detach(), 1e-5)
+        ours, naive = (torch.autograd.grad(one, gains)[0] for one in (found, expected))
+        assert naive.abs().max() > 1e-3
+        assert (ours - naive).norm() <= 2e-4 * naive.norm()

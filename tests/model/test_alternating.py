@@ -41,7 +41,7 @@ from dposcope.shipping.checkpoint import fold_checkpoint
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
-from dposcope.training.trainable import all_weights, low_rank, neuron_gains
+from dposcope.training.trainable import all_weights, low_rank
 from helpers.alternating import DENSE, EXPERTS, KINDS, SHARED, WIDTH, config, made
 from helpers.changes import tuned_copy
 from helpers.families import (
@@ -55,7 +55,7 @@ from helpers.families import (
     random_direction,
     random_gains,
 )
-from helpers.policies import disturb, material
+from helpers.policies import assert_gains_train_by_plain_logits, disturb, material
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 CLOSE = 2e-5
@@ -275,28 +275,7 @@ def test_preferences_train_gains(kind):
     """The loss of a batch and its gradient, against loops over one text at a time."""
     lm, examples = made(kind), material(windows=0)
     assert not fits_one_row(lm.model, examples)
-    with neuron_gains(lm, Objective(0.1)) as trainable:
-        policy = trainable.policy
-        disturb(policy)
-        (gains,) = policy.trainable.values()
-
-        def likelihood(prompt, completion, factors):
-            told = naive(lm, kind, [*prompt, *completion], factors)[2].log_softmax(-1)
-            return sum(told[len(prompt) - 1 + place, token] for place, token in enumerate(completion))
-
-        losses = []
-        for example in examples:
-            wanted, unwanted = (
-                likelihood(example.prompt, one, gains) - likelihood(example.prompt, one, torch.ones_like(gains))
-                for one in example.completions
-            )
-            losses.append(torch.nn.functional.softplus(-0.1 * (wanted - unwanted)))
-        expected = torch.stack(losses).mean()
-        found = policy(pack(examples, pad_id=lm.pad_id, shared=False)).loss
-        assert_close(found.detach(), expected.detach(), 1e-5)
-        ours, theirs = (torch.autograd.grad(one, gains)[0] for one in (found, expected))
-        assert theirs.abs().max() > 1e-3
-        assert (ours - theirs).norm() <= 2e-4 * theirs.norm()
+    assert_gains_train_by_plain_logits(lm, examples, lambda ids, gains: naive(lm, kind, ids, gains)[2], shared=False)
 
 
 def test_all_weights_and_low_rank_train():

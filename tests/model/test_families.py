@@ -30,7 +30,7 @@ from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
 from dposcope.neurons.sets import NeuronSet
 from dposcope.training.batches.examples import Example
-from dposcope.training.batches.packing import PackedBatch, pack
+from dposcope.training.batches.packing import PackedBatch
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.collator import VALIDATION, Collator, Material
 from dposcope.training.lean_reference import Reads, lean_reference
@@ -51,7 +51,7 @@ from helpers.families import (
 )
 from helpers.more_families import MORE
 from helpers.naive import naive_means
-from helpers.policies import disturb, material
+from helpers.policies import assert_gains_train_by_plain_logits, disturb, material
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 MIXED = [name for name, family in MORE.items() if len(family.attention) > 1]
@@ -316,28 +316,7 @@ def test_preferences_train_gains(name, shared):
     lm, family, examples = made(name), MORE[name], material(windows=0)
     if shared and not fits_one_row(lm.model, examples):
         pytest.skip("its texts have rows of their own")
-    with neuron_gains(lm, Objective(0.1)) as trainable:
-        policy = trainable.policy
-        disturb(policy)
-        (gains,) = policy.trainable.values()
-
-        def likelihood(prompt, completion, factors):
-            told = family.logits(lm, [*prompt, *completion], factors).log_softmax(-1)
-            return sum(told[len(prompt) - 1 + place, token] for place, token in enumerate(completion))
-
-        losses = []
-        for example in examples:
-            wanted, unwanted = (
-                likelihood(example.prompt, one, gains) - likelihood(example.prompt, one, torch.ones_like(gains))
-                for one in example.completions
-            )
-            losses.append(torch.nn.functional.softplus(-0.1 * (wanted - unwanted)))
-        expected = torch.stack(losses).mean()
-        found = policy(pack(examples, pad_id=lm.pad_id, shared=shared)).loss
-        assert_close(found.detach(), expected.detach(), 1e-5)
-        ours, naive = (torch.autograd.grad(one, gains)[0] for one in (found, expected))
-        assert naive.abs().max() > 1e-3
-        assert (ours - naive).norm() <= 2e-4 * naive.norm()
+    assert_gains_train_by_plain_logits(lm, examples, lambda ids, gains: family.logits(lm, ids, gains), shared=shared)
 
 
 LENGTHS = {
