@@ -54,6 +54,7 @@ from helpers.families import (
     logits_of,
     random_direction,
     random_gains,
+    tiny,
 )
 from helpers.policies import assert_gains_train_by_plain_logits, disturb, material
 
@@ -163,7 +164,11 @@ def test_blocks_have_an_mlp_or_what_mixes_tokens(kind):
     assert not lm.gated
     assert lm.here.tolist() == [[place < width for place in range(lm.d_mlp)] for width in each]
     for block in range(5):
-        assert torch.equal(lm.value_vectors(block), vectors(lm, kind, block))
+        own = lm.value_vectors(block)
+        assert torch.equal(own, vectors(lm, kind, block))
+        assert own.dtype == torch.float32
+        if block not in blocks:  # as large as the others, and without memory
+            assert own.stride(0) == 0
         has = block in blocks
         sites = (neuron_sites, mlp_sites, mlp_modules)
         assert [bool(find(lm, block)) for find in sites] == [has] * 3
@@ -408,6 +413,11 @@ def test_a_layout_of_ones_own_is_checked():
         register_layout("nemotron_h", layout)
         with pytest.raises(DposcopeError, match=said):
             _ = LanguageModel(model, bos_tokenizer()).layout
+    register_layout(
+        "llama", Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm", alternating=True)
+    )
+    with pytest.raises(DposcopeError, match="layout: block 0 has an MLP and attention; leave alternating out"):
+        _ = LanguageModel(tiny("llama").model, bos_tokenizer()).layout
     register_layout("nemotron_h", replace(good, alternating=True))
     lm = LanguageModel(model, bos_tokenizer())
     assert lm.layout.alternating

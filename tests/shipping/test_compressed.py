@@ -27,6 +27,7 @@ from helpers.families import (
     random_head_gains,
     tiny,
 )
+from helpers.shared_experts import shared_mixture_of
 
 IDS = [2, 40, 41, 55, 60]
 GROUP = 8
@@ -151,6 +152,14 @@ def test_transformers_reads_it(llama, tmp_path):
     with gains.on(before):
         hooked = logits_of(before, IDS)
     assert_close(logits_of(loaded(tmp_path / "out"), IDS), hooked)
+
+
+def test_a_mixture_with_shared_experts_is_refused(tmp_path):
+    lm = shared_mixture_of("qwen2_moe")
+    source = write(lm, tmp_path / "base")
+    with pytest.raises(DposcopeError, match="qwen2_moe has no separate gate_proj and up_proj, so its scales cannot"):
+        fold_checkpoint(source, Gains(random_gains(lm)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_scales_in_half_precision_are_rounded_once_and_told(llama, tmp_path):

@@ -366,8 +366,8 @@ class LanguageModel:
         nothing of numbers that stand in the config alone, such as the base of rotary positions.
 
         It is computed again only after a weight was replaced or written to, or where weights were made in
-        torch.inference_mode. A write through `.data` or numpy, which
-        torch does not count, is noticed where it changes one of some thousand numbers that are looked at.
+        torch.inference_mode. A write through `.data` or numpy, which torch does not count, is noticed where it changes
+        one of some thousand numbers that are looked at.
         """
         named, buffers = dict(self.model.named_parameters()), stored_buffers(self.model)
         seen = {name: _looked_at(one) for name, one in (named | buffers).items()}

@@ -52,8 +52,7 @@ def _times(factors: Tensor) -> Callable[[Tensor], Parts]:
 def _up(skeleton: Skeleton, block: int) -> str:
     """The name of a block's up projection, whose rows are factors of what the down projection reads."""
     lm = skeleton.lm
-    (part,) = lm.columns.parts[block]
-    down = skeleton.module_names[part.projection]
+    down = skeleton.module_names[lm.columns.parts[block][0].projection]
     parent = down.rpartition(".")[0]
     children = dict(lm.model.get_submodule(parent).named_children())
     inputs = [children.get("gate_proj"), children.get("up_proj")]

@@ -81,8 +81,6 @@ def find_parts(model: PreTrainedModel) -> Found:
     submodule(model, layout.final_norm)
     _check_mixture(model, blocks, layout)
     projections = [module for block in blocks for module in (submodule(block, path) for path in _paths(block, layout))]
-    if layout.alternating:
-        _check_alternating(blocks, layout)
     for projection in projections:
         projection_width(projection)
         experts = Experts.of(projection)
@@ -90,6 +88,8 @@ def find_parts(model: PreTrainedModel) -> Found:
             experts.check()
         if is_quantised(projection) and model.device.type != "meta":
             check_readable(projection)
+    if layout.alternating:
+        _check_alternating(blocks, layout)
     if layout is known_layout(model_type) and not is_covered(model_type, layout):
         _check_written(blocks, layout)
     if len(set(map(id, projections))) != len(projections):
@@ -117,8 +117,10 @@ def _paths(block: nn.Module, layout: Layout) -> list[str]:
 
 
 def _check_alternating(blocks: nn.ModuleList, layout: Layout) -> None:
-    """Refuse a layout that leaves out a block, or all MLPs."""
+    """Refuse a layout that leaves out a block or all MLPs, and one of blocks that have both, so do not alternate."""
     for number, block in enumerate(blocks):
+        if mlp_path(block, layout) is not None and attention_paths(block, layout):
+            raise DposcopeError(f"layout: block {number} has an MLP and attention; leave alternating out")
         if not _paths(block, layout):
             raise DposcopeError(
                 f"layout: block {number} has none of the projections that mlp_out and attention_out name"

@@ -114,14 +114,21 @@ class Columns:
         """Value vectors of a block, `[d_mlp, d]`; zeros where the block has no neuron."""
         vectors = [layouts.value_vectors(part.projection) for part in self.parts[block]]
         if not vectors:
-            own = self.value_vectors(next(other for other, parts in enumerate(self.parts) if parts))
-            return torch.zeros_like(own)
+            return self._no_vectors()
         absent = self.d_mlp - self.widths[block]
         if len(vectors) == 1 and not absent:
             return vectors[0]
         # Parts of a block may be of different types, as where routed experts alone are kept in bfloat16.
         zeros = vectors[0].new_zeros(absent, vectors[0].shape[1])
         return torch.cat([vectors[0], *(one.to(vectors[0]) for one in vectors[1:]), zeros])
+
+    def _no_vectors(self) -> Tensor:
+        """Of a block without an MLP, `[d_mlp, d]`: one row of zeros, seen d_mlp times."""
+        projection = next(parts[0].projection for parts in self.parts if parts)
+        weight = next(projection.parameters())
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        row = torch.zeros(layouts.projection_width(projection).outputs, dtype=dtype, device=weight.device)
+        return row.expand(self.d_mlp, -1)
 
 
 def _width(parts: Sequence[Part]) -> int:
