@@ -61,6 +61,7 @@ MOST_WEIGHTS: Final = 20_000_000
 VOCABULARY: Final = 96
 TEXTS: Final = ["w5 w7 w11 w12 w30 w31", "w40", "w8 w9 w60 w61", "w33 w34 w35 w36 w37 w38 w39 w41 w42"]
 NEW: Final = 4
+EXPERTS: Final = 4
 NEAR: Final = 2e-4
 """Of the largest value: linear attention adds up in another order with a cache."""
 
@@ -71,7 +72,7 @@ _SMALL: Final[dict[str, Any]] = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
     **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions"), 128),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), EXPERTS),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 12),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "linear_key_head_dim", "linear_value_head_dim", "v_head_dim"), 8),
     **dict.fromkeys(("state_size", "mamba_d_state", "mamba_d_head", "hidden_size_per_layer_input"), 8),
@@ -91,9 +92,26 @@ _VARIANTS: Final[tuple[dict[str, Any], ...]] = (
 """What is tried in turn where sizes do not fit together; `...` leaves a name at its default."""
 _RECURRENT: Final = ["linear_attention", "full_attention", "linear_attention", "linear_attention"]
 _CONVOLUTIONS: Final = ["conv", "full_attention", "conv", "conv"]
+_QWEN4: Final[dict[str, Any]] = {
+    **{"layer_types": ["linear_attention", "full_attention"] * 2, "hc_count": 3, "hc_lowrank": 6},
+    **{"ple_layer_ids": [1, 3], "heads_per_ngram": 2, "ngram_vocab_size_base": 40, "split_ngram_parts": 2},
+    **{"make_ngram_vocab_size_divisible_by": 4, "indexer_n_heads": 2, "indexer_kv_heads": 1},
+    **{"indexer_head_dim": 8, "indexer_budget": 4, "indexer_compress_ratio": 2},
+}
 _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
     "bamba": {"attn_layer_indices": [1]},
     "bailing_hybrid": {"layer_types": _RECURRENT},
+    "deepseek_v4": {
+        "layer_types": [
+            "sliding_attention",
+            "compressed_sparse_attention",
+            "heavily_compressed_attention",
+            "compressed_sparse_attention",
+        ],
+        **{"compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 3}, "hc_mult": 3},
+        **{"mlp_layer_types": ["hash_moe", "moe", "moe", "moe"], "o_groups": 2, "o_lora_rank": 6},
+        **{"index_n_heads": 2, "index_head_dim": 8, "index_topk": 2},
+    },
     "dots1": {"n_shared_experts": 2, "first_k_dense_replace": 1},
     "falcon_h1": {"mamba_d_ssm": 32},
     "granitemoe_swa": {"shared_intermediate_size": 20},
@@ -107,6 +125,8 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
         **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "moe_shared_expert_intermediate_size": 20},
     },
     "lfm3": {"layer_types": _CONVOLUTIONS},
+    "qwen4_exp": _QWEN4,
+    "qwen4_exp_text": _QWEN4,
     "zaya": {"num_experts_per_tok": 1},
 }
 """Sizes of single types, so that a model has blocks of every kind that its type has."""
@@ -178,6 +198,10 @@ def _randomise(model: PreTrainedModel) -> None:
             parameter.copy_(1 + 0.2 * noise)
         else:
             parameter.copy_(2 * noise / max(parameter[0].numel(), 1) ** 0.5)
+    for name, buffer in model.named_buffers():
+        if name.endswith("tid2eid"):  # of DeepSeek V4: the experts of each token
+            for row in buffer:
+                row.copy_(torch.randperm(EXPERTS, generator=stream)[: len(row)])
 
 
 # What is tried

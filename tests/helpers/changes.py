@@ -21,7 +21,8 @@ def tuned_copy(lm: LanguageModel, *, strength: float = 0.1, seed: int = 5) -> La
     stream = torch.Generator().manual_seed(seed)
     for parameter in tuned.model.parameters():
         noise = torch.randn(parameter.shape, generator=stream).to(parameter.dtype)
-        parameter.add_(strength * parameter.std() * noise)
+        spread = parameter.std() if parameter.numel() > 1 else parameter.abs()
+        parameter.add_(strength * spread * noise)
     return tuned
 
 

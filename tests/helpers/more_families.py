@@ -5,6 +5,7 @@ Beside them stands where each keeps its parts, written out by hand, and a plain 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from transformers import (
     GPTNeoConfig,
     GraniteConfig,
     GraniteMoeHybridConfig,
+    HYV4Config,
     JambaConfig,
     Lfm2Config,
     Lfm3Config,
@@ -92,8 +94,8 @@ class Family:
     """Of logits."""
     cap: float | None = None
     """On logits."""
-    streams: bool = False
-    """Whether blocks pass on several residual streams; the first is read."""
+    streams: Literal["first", "mean"] | None = None
+    """How the residual stream is read where blocks pass on several: the first of them, or the mean of all."""
     seed: int = 0
     """With which greedy texts wander."""
 
@@ -165,7 +167,17 @@ MORE = {
             **_COMMON, **_WINDOWS, laurel_rank=3, activation_sparsity_pattern=[0.9, 0.8, 0.0, 0.0]
         ),
         cap=1.5,
-        streams=True,
+        streams="first",
+    ),
+    "hy_v4": Family(  # in no table
+        lambda: HYV4Config(
+            **{**_COMMON, "num_key_value_heads": 4, "head_dim": 4, "q_lora_rank": 8, "kv_lora_rank": 8},
+            **{"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4, "hc_mult": 3},
+            # With few heads many scores are 0 alike, and which of them is among the best depends on shapes.
+            **{"index_topk": 4, "index_head_dim": 8, "index_n_heads": 12},
+            mlp_layer_types=["dense"] * 4,
+        ),
+        streams="mean",
     ),
     "granite": Family(
         lambda: GraniteConfig(

@@ -261,13 +261,6 @@ NOT_RECOGNISED = {
         ),
         "axk1 does more than to add routed and shared experts up, which is not supported",
     ),
-    # Several residual streams, with names that are not known.
-    "hy_v4": (
-        lambda: transformers.HYV4Config(
-            **_GATED, moe_intermediate_size=12, num_local_experts=4, num_experts_per_tok=2, head_dim=8
-        ),
-        "blocks of hy_v4 pass on several residual streams, which is not supported",
-    ),
     # Its recurrence runs through the padding of a batch.
     "recurrent_gemma": (
         lambda: transformers.RecurrentGemmaConfig(**_GATED, lru_width=16),

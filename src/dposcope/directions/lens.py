@@ -57,8 +57,8 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
                 f"a vector holds NaN or infinity in {str(lm.dtype).removeprefix('torch.')}, and promotes no token; "
                 "leave it out, or make it shorter"
             )
-        upper = lm.unembed(lm.final_norm(x)).float().topk(k)
-        lower = lm.unembed(lm.final_norm(-x)).float().topk(k)
+        upper = lm.unembed(lm.normed(x)).float().topk(k)
+        lower = lm.unembed(lm.normed(-x)).float().topk(k)
         for row in range(len(part)):
             result.append(
                 Lens(

@@ -59,16 +59,19 @@ def check_keys_and_values(model: PreTrainedModel) -> None:
 
 
 def _layers(cache: DynamicCache) -> list[DynamicLayer]:
-    # The layer of a block with attention and a state space is of both classes.
+    # The layer of a block with attention and a state space is of both classes. Layers of a model's own keep more beside
+    # keys and values (compressed ones of DeepSeek V4).
     layers = [
         layer
         for layer in cache.layers
-        if isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin)
+        if isinstance(layer, DynamicLayer)
+        and not isinstance(layer, LinearAttentionCacheLayerMixin)
+        and type(layer).__module__ == DynamicLayer.__module__
     ]
     if len(layers) < len(cache.layers):
         raise DposcopeError(
-            "the cache of this model holds more than keys and values (linear attention, a state space or a "
-            "convolution), and PPLM shifts keys and values; sample the pairs (--method sample)"
+            "the cache of this model holds more than keys and values (linear attention, a state space, a convolution "
+            "or compressed keys), and PPLM shifts keys and values; sample the pairs (--method sample)"
         )
     return layers
 

@@ -25,12 +25,13 @@ from dposcope.errors import DposcopeError
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import active_stream, mlp_path, submodule
+from dposcope.model.layout import mlp_path, submodule
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.parts import Part
 from dposcope.model.mixtures.routing import Pairs, Routing, listen
 from dposcope.model.mixtures.shared import Always
 from dposcope.model.quantised.weights import held_by
+from dposcope.model.residual.streams import AllStreams, Streams, residual_streams
 
 Change = Callable[[Tensor, Frame], Tensor | None]
 """Takes the tensor at a site, returns its replacement, or None to leave it."""
@@ -44,8 +45,8 @@ class Site:
     """For people and counts: `neurons.3`, `attention.0`, `residual.17`."""
     module: nn.Module
     side: Literal["input", "output"]
-    stream: int | None = None
-    """Which of several residual streams; see `active_stream`."""
+    streams: Streams | AllStreams | None = None
+    """How several residual streams are read; None where there is one."""
     columns: slice = field(default_factory=lambda: slice(None))
     """Of neurons: which columns of tables `[L, d_mlp]` it has."""
     always: Always | None = None
@@ -142,17 +143,25 @@ def attention_sites(lm: LanguageModel, block: int) -> list[Site]:
     ]
 
 
-def residual_site(lm: LanguageModel, block: int) -> Site:
+def residual_site(lm: LanguageModel, block: int, *, every_stream: bool = False) -> Site:
     """The residual stream at the end of a block, `[B, T, d]`: what the next block, or the final norm, reads.
 
-    Where blocks pass on several streams, it is the one that attention and MLP read. The final norm reads one in all.
+    Where blocks pass on several streams, it is the one that attention and MLP read (Gemma 3n), or the mean of all
+    (hyper-connections). The final norm reads one in all, or mixes them itself (Qwen 4).
     Where a pass runs the final norm elsewhere, too, the last block's stream is what that block returns.
+
+    Args:
+        lm: the model.
+        block: its number.
+        every_stream: all of several streams side by side, `[B, T, n · d]`, where the block passes on several.
     """
-    if block + 1 == lm.n_blocks:
-        if lm.norm_repeats:
-            return Site(f"residual.{block}", lm.blocks[block], "output")
-        return Site(f"residual.{block}", lm.final_norm, "input")
-    return Site(f"residual.{block}", lm.blocks[block + 1], "input", active_stream(lm.model))
+    name, streams = f"residual.{block}", residual_streams(lm.model)
+    whole = streams if streams is None or not every_stream else AllStreams(streams)
+    if block + 1 < lm.n_blocks:
+        return Site(name, lm.blocks[block + 1], "input", whole)
+    if lm.norm_repeats:
+        return Site(name, lm.blocks[block], "output")
+    return Site(name, lm.final_norm, "input", whole if streams is not None and streams.read_by_norm else None)
 
 
 @dataclass
@@ -320,11 +329,11 @@ def _register(
         # Blocks take the stream as their first argument or, in a few models, by name.
         given: Tensor = args[0] if args else kwargs["hidden_states"]
         routing = None if site.always is None else site.always.routing(given, read.pop(current_thread(), None))
-        new = run(given if site.stream is None else given[site.stream], routing)
+        new = run(given if site.streams is None else site.streams.read(given), routing)
         if new is None:
             return None
-        if site.stream is not None:
-            new = torch.stack([new if stream == site.stream else one for stream, one in enumerate(given)])
+        if site.streams is not None:
+            new = site.streams.written(given, new)
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     removals = [site.module.register_forward_pre_hook(before, with_kwargs=True).remove]

@@ -23,6 +23,7 @@ from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
 from dposcope.model.quiet import without_progress_bars
+from dposcope.model.residual.streams import residual_streams
 from dposcope.protocols import Quantise
 
 
@@ -275,6 +276,11 @@ class LanguageModel:
             raise DposcopeError(
                 f"blocks of {self.name} have a state space beside their attention heads: leave out what is done by head"
             )
+        if any(path.endswith(layouts.OF_GROUPS) for of_block in paths for path in of_block):
+            raise DposcopeError(
+                f"a projection mixes the attention heads of {self.name} in groups before they are written: leave out "
+                "what is done by head"
+            )
 
     @property
     def gated(self) -> bool:
@@ -324,6 +330,11 @@ class LanguageModel:
         """Value vectors of one block, `[d_mlp, d]`: a view on its output projection, but a copy of most mixtures and of
         quantised layers, whose weights are dequantised for it."""
         return self.columns.value_vectors(block)
+
+    def normed(self, stream: Tensor) -> Tensor:
+        """The final norm's outputs of a residual stream `[…, d]`. Where the norm mixes several, all of them are it."""
+        streams = residual_streams(self.model)
+        return self.final_norm(stream if streams is None else streams.alike(stream))
 
     def unembed(self, normed: Tensor) -> Tensor:
         """Logits `[…, vocabulary]` of final-norm outputs `[…, d]` of any device; see `device_of_logits`."""

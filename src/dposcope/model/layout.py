@@ -5,7 +5,7 @@ First a table by `model_type`, then recognition by structure, then `register_lay
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -52,6 +52,12 @@ _LLAMA_LIKE = Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model
 _MIXTURE = Layout("model.layers", ("mlp.experts", "mlp.down_proj"), "self_attn.o_proj", "model.norm")
 _WITH_VISION = Layout("model.language_model.layers", "mlp.down_proj", "self_attn.o_proj", "model.language_model.norm")
 _QWEN_HYBRID = Layout("model.layers", "mlp.down_proj", ("self_attn.o_proj", "linear_attn.out_proj"), "model.norm")
+_QWEN_STREAMS = Layout(
+    "model.layers",
+    "mlp.experts",
+    ("self_attn.o_proj", "linear_attn.out_proj"),
+    "model.hyper_connection_mixer",  # of several residual streams: it norms and mixes them
+)
 _GRANITE_MIXTURE = Layout(
     "model.layers",
     ("block_sparse_moe.experts", "shared_mlp.output_linear"),
@@ -77,6 +83,10 @@ _LAYOUTS: dict[str, Layout] = {
         ("mlp.experts", "mlp.down_proj"),
         ("self_attn.o_proj", "linear_attn.out_proj"),
         "model.norm",
+    ),
+    "qwen4_exp_text": _QWEN_STREAMS,
+    "qwen4_exp": replace(
+        _QWEN_STREAMS, blocks="model.language_model.layers", final_norm="model.language_model.hyper_connection_mixer"
     ),
     "smollm3": _LLAMA_LIKE,
     "granite": _LLAMA_LIKE,
@@ -305,7 +315,11 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     if path is None or experts is None:
         return None
     above = path.rpartition(".")[0]
-    beside = {name: submodule(block, name) for name in writers(block, experts.outputs) if not names_mixer(name)}
+    beside = {
+        name: submodule(block, name)
+        for name in writers(block, experts.outputs)
+        if not names_mixer(name) and name.split(".")[0] not in _AROUND
+    }
     named = [one for one in every_path(layout.mlp_out) if one in beside and "shared" in one]
     apart = next((one for one in named if not one.startswith(f"{above}.")), None)
     if apart is not None:
@@ -373,12 +387,18 @@ def _one(paths: Sequence[str]) -> str | tuple[str, ...]:
     return paths[0] if len(paths) == 1 else tuple(paths)
 
 
+OF_GROUPS: Final = "o_b_proj"
+"""The attention's output projection where another one before it mixes heads in groups (DeepSeek V4)."""
 # Query, key and value projections may also be d × d, so the output projection is found by its name.
-_ATTENTION_OUT = {"o_proj", "out_proj", "c_proj", "dense", "wo", "proj", "out_projection", "linear_out"}
+_ATTENTION_OUT = {"o_proj", OF_GROUPS, "out_proj", "c_proj", "dense", "wo", "proj", "out_projection", "linear_out"}
 
 
 _IN_PLACE_OF_ATTENTION: Final = {"mamba", "conv", "temporal_block"}
 """Modules of a block that has a state space, a convolution or a recurrence where others have attention."""
+
+
+_AROUND: Final = {"ple", "mlp_hyper_connection"}
+"""Modules of a block that embed tokens again, or weigh residual streams (Qwen 4)."""
 
 
 def names_mixer(name: str) -> bool:
@@ -415,12 +435,6 @@ def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
         if is_projection(module):
             yield name, module
-
-
-def active_stream(model: PreTrainedModel) -> int | None:
-    """Which of several residual streams the MLP and attention read, where blocks pass on several (Gemma 3n: AltUp), as
-    `[streams, B, T, d]`; None for a model with one."""
-    return model.config.get_text_config().to_dict().get("altup_active_idx")
 
 
 def context_length(model: PreTrainedModel) -> int:

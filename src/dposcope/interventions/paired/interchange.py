@@ -52,7 +52,7 @@ class Parts:
     attentions: frozenset[int] = frozenset()
     """Blocks whose attention writes the other model's output, before any norm."""
     residuals: frozenset[int] = frozenset()
-    """Blocks at whose end the residual stream is the other model's."""
+    """Blocks at whose end the residual stream is the other model's, or all streams where there are several."""
 
     __repr__ = short_repr
 
@@ -125,7 +125,7 @@ class Parts:
         whole: tuple[tuple[frozenset[int], Callable[[LanguageModel, int], list[Site]]], ...] = (
             (self.mlps, mlp_sites),
             (self.attentions, attention_sites),
-            (self.residuals, lambda model, block: [residual_site(model, block)]),
+            (self.residuals, lambda model, block: [residual_site(model, block, every_stream=True)]),
         )
         for blocks, sites in whole:
             here: list[Site] = []

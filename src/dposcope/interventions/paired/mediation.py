@@ -137,7 +137,10 @@ def _add_batch(sums: Mediation, base: LanguageModel, tuned: LanguageModel, batch
 
     mine, theirs = _run(base, batch), _run(tuned, batch)
     for block in mine.inputs:
-        alone = _activations(tuned, block, mine.inputs[block]), _activations(base, block, theirs.inputs[block])
+        alone = (
+            _activations(tuned, block, mine.inputs[block], batch.ids),
+            _activations(base, block, theirs.inputs[block], batch.ids),
+        )
         for part, activations in enumerate(mine.activations[block]):
             columns, start = activations.columns, double(activations.values)
             change = double(theirs.activations[block][part].values) - start
@@ -188,7 +191,7 @@ def _run(lm: LanguageModel, batch: Batch) -> _Pass:
     )
 
 
-def _activations(lm: LanguageModel, block: int, reads: Tensor) -> dict[int, Tensor]:
+def _activations(lm: LanguageModel, block: int, reads: Tensor, ids: Tensor) -> dict[int, Tensor]:
     """The neurons of a block for an input of its MLP, after the hooks that are on the model, by their first column."""
     held: dict[int, Tensor] = {}
 
@@ -198,6 +201,8 @@ def _activations(lm: LanguageModel, block: int, reads: Tensor) -> dict[int, Tens
     with watching(lm, block, seen):
         reads = reads.to(lm.device_of_block(block), lm.dtype)
         for mlp in mlp_modules(lm, block):
-            # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons.
-            mlp(*[reads] * len(inspect.signature(mlp.forward).parameters))
+            # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons; some of
+            # DeepSeek V4's choose experts by tokens.
+            names = inspect.signature(mlp.forward).parameters
+            mlp(*(ids.to(reads.device) if name == "input_ids" else reads for name in names))
     return held

@@ -19,7 +19,6 @@ from dposcope.errors import DposcopeError
 from dposcope.model.layout import (
     HOW_TO_REGISTER,
     Layout,
-    active_stream,
     attention_paths,
     check_expected,
     every_path,
@@ -39,6 +38,7 @@ from dposcope.model.layout import (
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.shared import Always, Shared
 from dposcope.model.quantised.weights import check_readable, is_quantised
+from dposcope.model.residual.streams import residual_streams
 
 
 @dataclass(frozen=True)
@@ -331,11 +331,15 @@ def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> G
     Raises:
         DposcopeError: they are not.
     """
-    model_type, streams = model.config.model_type, 3 if active_stream(model) is None else 4
+    model_type, streams = model.config.model_type, residual_streams(model)
+    width: int = model.config.get_text_config().hidden_size
 
     def one_stream(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (args[0] if args else kwargs["hidden_states"]).ndim != streams:
-            raise DposcopeError(f"blocks of {model_type} pass on several residual streams, which is not supported")
+        passed: Tensor = args[0] if args else kwargs["hidden_states"]
+        if not ((passed.ndim == 3 and passed.shape[-1] == width) if streams is None else streams.fit(passed, width)):
+            raise DposcopeError(
+                f"blocks of {model_type} pass on several residual streams of an unknown kind, which is not supported"
+            )
 
     with ExitStack() as stack:
         for block in blocks[1:]:

@@ -17,7 +17,8 @@ from dposcope.errors import DposcopeError, plural
 from dposcope.model.checks.layout import find_layout
 from dposcope.model.devices.placement import USABLE, PartBytes, Placement, ends, split
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, active_stream, block_modules, is_projection
+from dposcope.model.layout import Layout, block_modules, is_projection
+from dposcope.model.residual.streams import residual_streams
 from dposcope.processes.launcher import world_size
 from dposcope.protocols import DeviceMap, check_choice
 
@@ -123,7 +124,8 @@ def placed(model: PreTrainedModel, name: str, stored: Stored, like: Placement | 
         DposcopeError: it does not fit into the GPUs, or cannot be divided between blocks.
     """
     layout = find_layout(model)
-    if active_stream(model) is not None:
+    streams = residual_streams(model)
+    if streams is not None and streams.meet_in_model:
         raise DposcopeError(
             f"{name} passes on several residual streams, which come together after the last block, so it cannot be "
             "spread over GPUs; leave --device-map out"

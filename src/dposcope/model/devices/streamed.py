@@ -20,7 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from dposcope.errors import DposcopeError, first_line
 from dposcope.files import expanded
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import RUNS_ON, active_stream
+from dposcope.model.layout import RUNS_ON
+from dposcope.model.residual.streams import residual_streams
 
 _ALIGNED: Final = 64
 """Bytes: a tensor in the file begins at a multiple of it."""
@@ -44,7 +45,8 @@ def stream_(lm: LanguageModel, device: torch.device, folder: str | Path) -> None
     """
     if lm.quantised:
         raise DposcopeError(f"the weights of {lm.name} are quantised, and cannot lie in a file; leave stream out")
-    if device.type != "cpu" and active_stream(lm.model) is not None:
+    streams = residual_streams(lm.model)
+    if device.type != "cpu" and streams is not None and streams.meet_in_model:
         raise DposcopeError(
             f"{lm.name} passes on several residual streams, so its weights are not brought to a GPU part by part; "
             "leave stream out, or run it on the CPU"
