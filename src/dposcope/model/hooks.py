@@ -146,10 +146,10 @@ def residual_site(lm: LanguageModel, block: int) -> Site:
     """The residual stream at the end of a block, `[B, T, d]`: what the next block, or the final norm, reads.
 
     Where blocks pass on several streams, it is the one that attention and MLP read. The final norm reads one in all.
-    Where a pass runs the final norm elsewhere, too, the last block's stream is what that block returns.
+    Where a pass runs the final norm elsewhere, too, or has none, the last block's stream is what that block returns.
     """
     if block + 1 == lm.n_blocks:
-        if lm.norm_repeats:
+        if lm.norm_repeats or lm.layout.final_norm is None:
             return Site(f"residual.{block}", lm.blocks[block], "output")
         return Site(f"residual.{block}", lm.final_norm, "input")
     return Site(f"residual.{block}", lm.blocks[block + 1], "input", active_stream(lm.model))
