@@ -40,6 +40,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.explanation import explain
+from dposcope.model.checks.unfit import UNFIT
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, mlp_modules, mlp_sites, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -95,11 +96,19 @@ _CONVOLUTIONS: Final = ["conv", "full_attention", "conv", "conv"]
 _QWEN4: Final[dict[str, Any]] = {
     **{"layer_types": ["linear_attention", "full_attention"] * 2, "hc_count": 3, "hc_lowrank": 6},
     **{"ple_layer_ids": [1, 3], "heads_per_ngram": 2, "ngram_vocab_size_base": 40, "split_ngram_parts": 2},
-    **{"make_ngram_vocab_size_divisible_by": 4, "indexer_n_heads": 2, "indexer_kv_heads": 1},
+    # With few heads many scores of keys are 0, and which of those are taken would be by chance.
+    **{"make_ngram_vocab_size_divisible_by": 4, "indexer_n_heads": 16, "indexer_kv_heads": 1},
     **{"indexer_head_dim": 8, "indexer_budget": 4, "indexer_compress_ratio": 2},
 }
 _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
+            for kind in ("sliding_attention", "full_attention")
+        },
+    },
     "bailing_hybrid": {"layer_types": _RECURRENT},
     "deepseek_v4": {
         "layer_types": [
@@ -110,9 +119,25 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
         ],
         **{"compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 3}, "hc_mult": 3},
         **{"mlp_layer_types": ["hash_moe", "moe", "moe", "moe"], "o_groups": 2, "o_lora_rank": 6},
-        **{"index_n_heads": 2, "index_head_dim": 8, "index_topk": 2},
+        **{"index_n_heads": 16, "index_head_dim": 8, "index_topk": 2},
     },
     "dots1": {"n_shared_experts": 2, "first_k_dense_replace": 1},
+    "dots3_note_text": {
+        "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention", "indexed_attention"],
+        # With fewer heads many scores of keys are 0, and which of those are taken would be by chance.
+        **{"index_topk": 4, "index_n_heads": 16, "index_head_dim": 8, "shared_experts_intermediate_size": 20},
+        "per_layer_config": {
+            2: {
+                **{"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8},
+                **{"head_dim": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8},
+            }
+        },
+    },
+    "dots3_note_vision_encoder": {
+        **{"num_hidden_layers": 3, "mlp_layer_types": ["dense"] * 3, "per_layer_config": {}},
+        **{"adapter_in_dim": 16, "adapter_out_dim": 16},
+    },
+    "dots3_note_audio_encoder": {"num_hidden_layers": 3, "adapter_input_size": 16, "adapter_out_dim": 16},
     "falcon_h1": {"mamba_d_ssm": 32},
     "granitemoe_swa": {"shared_intermediate_size": 20},
     "granitemoehybrid": {"layer_types": _RECURRENT, "shared_intermediate_size": 20},
@@ -125,11 +150,15 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
         **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "moe_shared_expert_intermediate_size": 20},
     },
     "lfm3": {"layer_types": _CONVOLUTIONS},
+    "minimax": {"layer_types": _RECURRENT},
+    "moshi": {"sliding_window": 128},  # as long as its context; its mask knows of no window
     "qwen4_exp": _QWEN4,
     "qwen4_exp_text": _QWEN4,
     "zaya": {"num_experts_per_tok": 1},
 }
 """Sizes of single types, so that a model has blocks of every kind that its type has."""
+_MISCOUNTED: Final = ("minimax",)
+"""Types whose own cache, where their first block has linear attention, counts no token, so positions are wrong."""
 
 
 # A model and a tokenizer, from nothing
@@ -183,7 +212,7 @@ def _shrunk(kind: type[PreTrainedConfig], small: dict[str, Any]) -> PreTrainedCo
     for name, part in parts.items():
         if isinstance(part, PreTrainedConfig):  # the decoder is told by its number of blocks
             own = small if "text" in name or "decoder" in name else {**small, "num_hidden_layers": 3}
-            given[name] = _shrunk(type(part), own)
+            given[name] = _shrunk(type(part), own | _OF_TYPE.get(part.model_type, {}))
     return kind(**given)
 
 
@@ -238,6 +267,8 @@ class _Tried:
 
 def examine(model_type: str) -> Row:
     """Try all steps on a type, in this process."""
+    if model_type in UNFIT:
+        return Row(model_type, (), UNFIT[model_type])
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -268,7 +299,9 @@ def _means(tried: _Tried) -> None:
     rows: list[_Activations] = []
     for one in written:
         ids = torch.tensor([one.prompt_ids])
-        plain = tried.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
+        cached = tried.model.config.model_type not in _MISCOUNTED
+        options = {"max_new_tokens": NEW, "do_sample": False, "use_cache": cached}
+        plain = tried.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         _check(plain[0].tolist() == [*one.prompt_ids, *one.ids], "other greedy texts than transformers writes")
         rows.append(_activations(lm, plain[:, :-1]).last(NEW))
     settings.eos_token_id = []  # nor does the tokenizer's end them

@@ -9,6 +9,7 @@ from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
 from dposcope.model import layout as layouts
 from helpers.families import assert_close, bos_tokenizer, copied
+from helpers.more_families import MORE
 
 TOXIC = ["idiot", "stupid", "fool"]
 KIND = ["river", "kind", "day"]
@@ -53,6 +54,14 @@ def test_output_rows_are_the_unembeddings(lm):
     assert_close(direction.vector, naive(table, pieces(lm, TOXIC)) - naive(table, pieces(lm, KIND)), 1e-12)
     tied = lm.model.config.tie_word_embeddings
     assert torch.equal(direction.vector, token_contrast(lm, TOXIC, KIND).vector) == tied
+
+
+def test_rows_of_an_unembedding_that_reads_no_residual_stream_are_refused():
+    """ModernBERT has layers before it."""
+    lm = MORE["modernbert-decoder"].build()
+    assert token_contrast(lm, TOXIC, KIND).vector.shape == (16,)
+    with pytest.raises(DposcopeError, match=r"reads no residual stream, but what layers .*\(matrix='input', which is"):
+        token_contrast(lm, TOXIC, KIND, matrix="output")
 
 
 def test_both_kinds_of_model_are_there(family_lm):

@@ -26,12 +26,15 @@ from transformers import (
     JambaConfig,
     Lfm2Config,
     Lfm3Config,
+    ModernBertDecoderConfig,
     MptConfig,
     NanoChatConfig,
     OlmoHybridConfig,
+    OpenAIGPTConfig,
     PreTrainedConfig,
     Qwen3_5TextConfig,
     Qwen3NextConfig,
+    RecurrentGemmaConfig,
 )
 
 from dposcope.model.language_model import LanguageModel
@@ -86,7 +89,9 @@ class Family:
 
     config: Callable[[], PreTrainedConfig]
     blocks: str = "model.layers"
-    norm: str = "model.norm"
+    norm: str | None = "model.norm"
+    head: tuple[str, ...] = ("lm_head",)
+    """Run in turn, they give the logits of what the final norm gives."""
     mlp: str = "mlp.down_proj"
     attention: tuple[str, ...] = ("self_attn.o_proj",)
     """Each block has one of these, or several."""
@@ -117,6 +122,11 @@ class Family:
         """A block's MLP output projection."""
         return self.block(lm, number).get_submodule(self.mlp)
 
+    def vectors(self, lm: LanguageModel, number: int) -> torch.Tensor:
+        """Value vectors of a block, `[d_mlp, d]`."""
+        out = self.mlp_out(lm, number)
+        return out.weight.T if isinstance(out, nn.Linear) else out.weight
+
     def attention_outs(self, lm: LanguageModel, number: int) -> list[nn.Module]:
         """A block's output projections of attention, or of what it has instead, or of both."""
         names = dict(self.block(lm, number).named_modules())
@@ -124,7 +134,9 @@ class Family:
 
     def unembed(self, lm: LanguageModel, x: torch.Tensor) -> torch.Tensor:
         """Logits of what stands before the final norm."""
-        logits = self.scale * lm.model.lm_head(lm.model.get_submodule(self.norm)(x))
+        for part in (*(() if self.norm is None else (self.norm,)), *self.head):
+            x = lm.model.get_submodule(part)(x)
+        logits = self.scale * x
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def logits(self, lm: LanguageModel, ids: list[int], gains: torch.Tensor | None = None, ablated=None):
@@ -311,5 +323,34 @@ MORE = {
         lambda: NanoChatConfig(**_COMMON, final_logit_softcapping=1.5),
         mlp="mlp.fc2",
         cap=1.5,
+    ),
+    "recurrent_gemma": Family(  # keeps its recurrence and convolution in its blocks, and they read padding
+        lambda: RecurrentGemmaConfig(
+            **{**_COMMON, "intermediate_size": 48},
+            head_dim=4,
+            lru_width=16,
+            attention_window_size=WINDOW,
+            logits_soft_cap=1.5,
+        ),
+        norm="model.final_norm",
+        mlp="mlp_block.down_proj",
+        attention=("temporal_block.o_proj", "temporal_block.linear_out"),
+        cap=1.5,
+    ),
+    "modernbert-decoder": Family(
+        lambda: ModernBertDecoderConfig(
+            **_COMMON, local_attention=2 * WINDOW, classifier_bias=True, norm_bias=True, tie_word_embeddings=False
+        ),
+        norm="model.final_norm",
+        mlp="mlp.Wo",
+        attention=("attn.Wo",),
+        head=("lm_head", "decoder"),
+    ),
+    "openai-gpt": Family(  # norms behind attention and MLP, none at the end, and no cache
+        lambda: OpenAIGPTConfig(**_OLD, n_embd=16, n_layer=4, n_head=4, n_positions=CONTEXT),
+        blocks="transformer.h",
+        norm=None,
+        mlp="mlp.c_proj",
+        attention=("attn.c_proj",),
     ),
 }

@@ -4,14 +4,18 @@ import copy
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, LlamaModel
+from transformers import LlamaForCausalLM, LlamaModel, MiniMaxConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from dposcope.errors import DposcopeError
+from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
-from dposcope.model.cache import cache_argument, given_cache, named_arguments
+from dposcope.model.cache import cache_argument, check_keys_and_values, given_cache, named_arguments, takes_cache
 from dposcope.model.frames import Positions
 from dposcope.model.generate import generate
-from helpers.families import TEXTS, random_gains, tiny
+from dposcope.model.language_model import LanguageModel
+from helpers.families import TEXTS, assert_close, bos_tokenizer, build, logits_of, random_gains, tiny
+from helpers.more_families import MORE
 
 
 class BaseWithPast(LlamaModel):
@@ -98,3 +102,46 @@ def test_a_forward_that_is_replaced_is_looked_at_anew():
     assert named_arguments(lm.model, (1, 2), {}) == {"input_ids": 1, "past_key_values": 2}
     del lm.model.forward
     assert cache_argument(lm.model) == "cache"
+
+
+def minimax(kinds: list[str]):
+    """MiniMax-Text has linear attention first, and keys in later blocks."""
+    config = MiniMaxConfig(
+        **{"vocab_size": 96, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 3},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128},
+        **{"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 3, "num_local_experts": 4, "num_experts_per_tok": 2},
+        **{"layer_types": kinds, "block_size": 4},
+    )
+    return LanguageModel(build(config), bos_tokenizer())
+
+
+@pytest.mark.parametrize("first", ["linear_attention", "full_attention"])
+def test_minimax_keeps_a_cache_of_its_own_class_that_counts_the_tokens_of_later_blocks(first):
+    """Prompts of unequal length, so that rows are padded; each text against whole passes over it alone."""
+    lm = minimax([first, "full_attention", "linear_attention"])
+    gains = Gains(random_gains(lm))
+    with gains.on(lm):
+        written = generate(lm, TEXTS[:5], new_tokens=5, stop_at_end=False)
+        for one in written:
+            ids = list(one.prompt_ids)
+            for _ in range(5):
+                ids.append(int(logits_of(lm, ids)[-1].argmax()))
+            assert ids[len(one.prompt_ids) :] == one.ids
+        changed = logits_of(lm, ids)
+    assert len({tuple(one.ids) for one in written}) == 5
+    assert_close(logits_of(fold(lm, gains), ids), changed, 2e-5)
+    with pytest.raises(DposcopeError, match="holds more than keys and values"):
+        check_keys_and_values(lm.model)
+
+
+def test_a_model_of_any_arguments_takes_a_cache():
+    class Any(torch.nn.Module):
+        def forward(self, *args, **options): ...
+
+    class Without(torch.nn.Module):
+        def forward(self, input_ids, **options): ...
+
+    assert takes_cache(Any())
+    assert not takes_cache(Without())
+    assert not takes_cache(MORE["openai-gpt"].build().model)
+    assert takes_cache(tiny("llama").model)

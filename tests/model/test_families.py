@@ -74,21 +74,24 @@ def name(request):
 def test_parts_are_found(name):
     lm, family = made(name), MORE[name]
     assert (lm.n_blocks, lm.d_model) == (4, 16)
-    old = ("bloom", "mpt", "gpt_neo", "falcon")
+    old = ("bloom", "mpt", "gpt_neo", "falcon", "openai-gpt")
     assert lm.d_mlp == {**dict.fromkeys(old, 64), "gemma4_wide": 48}.get(name, 24)
     assert lm.gated == (name not in (*old, "nanochat"))
     assert lm.norm_repeats == (name == "nanochat")
-    assert lm.final_norm is lm.model.get_submodule(family.norm)
+    if family.norm is None:
+        assert isinstance(lm.final_norm, torch.nn.Identity)
+    else:
+        assert lm.final_norm is lm.model.get_submodule(family.norm)
     for block in range(4):
         assert lm.mlp_outs[block] is family.mlp_out(lm, block)
         assert lm.mixer_outs[block] == family.attention_outs(lm, block)
         assert lm.attention_outs[block] is lm.mixer_outs[block][0]
-        own = family.mlp_out(lm, block).weight.T
+        own = family.vectors(lm, block)
         assert torch.equal(lm.value_vectors(block)[: len(own)], own)
         assert not lm.value_vectors(block)[len(own) :].any()
         assert lm.here is None or lm.here[block].tolist() == [place < len(own) for place in range(lm.d_mlp)]
     assert (lm.here is None) == (name != "gemma4_wide")
-    assert lm.n_neurons == sum(family.mlp_out(lm, block).in_features for block in range(4))
+    assert lm.n_neurons == sum(len(family.vectors(lm, block)) for block in range(4))
 
 
 def test_hooks_that_give_back_what_they_saw_change_no_bit(name):
@@ -289,8 +292,8 @@ def test_means_and_contributions(name):
     change = contributions(base, tuned, before, after, direction)
     for block in range(4):
         written = [
-            means[block, : family.mlp_out(lm, block).in_features]
-            * (family.mlp_out(lm, block).weight.double().T @ direction / direction.norm())
+            means[block, : len(family.vectors(lm, block))]
+            * (family.vectors(lm, block).double() @ direction / direction.norm())
             for lm, (means, _) in zip((base, tuned), naive, strict=True)
         ]
         assert_close(change.total[block, : len(written[0])], written[0] - written[1], near)

@@ -10,6 +10,7 @@ from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost, NeutralText
 from helpers.families import TEXTS, tiny
+from helpers.more_families import MORE
 
 TEXT = "\n\n".join(TEXTS * 3)
 
@@ -31,6 +32,19 @@ def naive_cost(lm, edit, ids):
         kl.append(sum(tokens) / len(tokens))
         rise.append(sum(losses) / len(losses))
     return np.array(kl), np.array(rise)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["modernbert-decoder", "openai-gpt"])
+def test_kl_is_that_of_whole_softmaxes_whatever_stands_before_the_unembedding(name):
+    lm = MORE[name].build()
+    edit, neutral = some_gains(lm), NeutralText.read(lm, TEXT, windows=3, length=16)
+    with edit.on(lm):
+        found = neutral.cost(lm)
+    kl, rise = naive_cost(lm, edit, neutral.ids)
+    np.testing.assert_allclose(found.kl, kl, atol=2e-6)
+    np.testing.assert_allclose(found.rise, rise, atol=2e-6)
+    assert kl.min() > 1e-4
 
 
 @torch.no_grad()

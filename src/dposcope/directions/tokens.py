@@ -10,7 +10,7 @@ from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import unembedding
+from dposcope.model.layout import transform, unembedding
 from dposcope.protocols import Protocol, check_choice
 
 
@@ -41,13 +41,19 @@ def token_contrast(
         leading_space: put a space before each seed word; with most tokenizers a word inside a text has other tokens.
 
     Raises:
-        DposcopeError: a side has no seed word, or a seed word gives no token.
+        DposcopeError: a side has no seed word, or a seed word gives no token; or rows of the unembedding are no vectors
+            of the residual stream, as something stands before it (ModernBERT).
     """
     check_choice("matrix", matrix, ("input", "output"))
     check_texts("toxic", toxic)
     check_texts("non_toxic", non_toxic)
     if not toxic or not non_toxic:
         raise DposcopeError("token contrast needs at least one seed word on each side")
+    if matrix == "output" and transform(lm.model) is not None:
+        raise DposcopeError(
+            f"the unembedding of {lm.name} reads no residual stream, but what layers behind the final norm make of it; "
+            "take the rows of the embedding (matrix='input', which is --protocol strict)"
+        )
     embedding: Any = lm.model.get_input_embeddings() if matrix == "input" else unembedding(lm.model)
     table: Tensor = embedding.weight
     vector = _mean(lm, table, toxic, leading_space) - _mean(lm, table, non_toxic, leading_space)

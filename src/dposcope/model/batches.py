@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Final, Literal, TypeVar
 
 import torch
@@ -184,6 +184,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of texts of similar length, longest first: there is little padding, and memory peaks in the first batch.
 
+    On the left of texts that a model would read it with (`reads_padding`), there is none: they have one length.
+
     Args:
         lm: gives device and padding id.
         encoded: token ids per text.
@@ -196,8 +198,9 @@ def batches(
     size = rows_to_read(batch_size)
     check_ids(lm, chain.from_iterable(encoded))
     order = sorted(range(len(encoded)), key=lambda row: (-len(encoded[row]), row))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    alike = [list(one) for _, one in groupby(order, lambda row: len(encoded[row]))]
+    groups = alike if side == "left" and lm.reads_padding else [order]
+    for rows in (group[start : start + size] for group in groups for start in range(0, len(group), size)):
         width = len(encoded[rows[0]])
         ids = torch.full((len(rows), width), lm.pad_id, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)

@@ -6,8 +6,8 @@ The tensors of a cache are a flat list: keys and values of the first layer, then
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,54 @@ def cache_argument(module: nn.Module) -> str:
     """Name of the argument that takes the key-value cache of a model."""
     parameters = _argument_names(module)
     return next((name for name in _NAMES if name in parameters), _NAMES[-1])
+
+
+def takes_cache(model: nn.Module) -> bool:
+    """Whether a model keeps keys and values between steps; GPT-1 has no such argument, and reads all again."""
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    return any(one.name in _NAMES or one.kind is one.VAR_POSITIONAL for one in parameters)
+
+
+def new_cache(model: PreTrainedModel) -> DynamicCache:
+    """An empty cache for a text that begins.
+
+    What blocks keep of another text in themselves (RecurrentGemma), they forget.
+    """
+    config = model.config.get_text_config()
+    forget(model)
+    return _minimax_cache()() if config.model_type == "minimax" else DynamicCache(config=config)
+
+
+@cache
+def _minimax_cache() -> type[DynamicCache]:
+    """MiniMax has a class of its own. Its length is that of the first block, which keeps no keys where its attention is
+    linear: the mask of the others would be too short, and padding would be read."""
+    from transformers.models.minimax.modeling_minimax import MiniMaxCache
+
+    class Counted(MiniMaxCache):
+        def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 — all have one length
+            return max((one.get_seq_length() for one in self.layers if isinstance(one, DynamicLayer)), default=0)
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:  # noqa: ARG002
+            return self.get_seq_length() + query_length, 0
+
+    return Counted
+
+
+_STATES: Final = ("conv1d_state", "recurrent_states")
+"""Attributes of blocks of RecurrentGemma."""
+
+
+def forget(model: nn.Module) -> None:
+    """Drop the states of the last text where blocks keep them in themselves, and not in a cache (RecurrentGemma).
+
+    A text of one token would begin with them; and they hold what a pass keeps for its gradients, and cannot be copied
+    then.
+    """
+    for module in model.modules():
+        for name in _STATES:
+            if name in vars(module):
+                setattr(module, name, None)
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:
@@ -50,11 +98,17 @@ def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def check_keys_and_values(model: PreTrainedModel) -> None:
-    """Refuse a model whose cache holds more than keys and values, as that of a state space or a convolution does.
+    """Refuse a model whose cache holds more than keys and values, as that of a state space or a convolution does, and
+    one without a cache.
 
     Raises:
-        DposcopeError: it does.
+        DposcopeError: it does, or has none.
     """
+    if not takes_cache(model):
+        raise DposcopeError(
+            f"models of the type {model.config.model_type} keep no keys and values, and PPLM shifts them; sample the "
+            "pairs (--method sample)"
+        )
     _layers(DynamicCache(config=model.config.get_text_config()))
 
 

@@ -11,13 +11,12 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, Progress, by_row, rows_to_write
-from dposcope.model.cache import cache_argument
+from dposcope.model.cache import cache_argument, new_cache, takes_cache
 from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
@@ -265,7 +264,8 @@ def _continue(
     ids, mask = batch.ids, batch.mask
     lengths = batch.lengths
     running = torch.ones(len(batch.rows), dtype=torch.bool, device=ids.device)
-    cache = DynamicCache(config=lm.model.config.get_text_config()) if use_cache else None
+    use_cache = use_cache and takes_cache(lm.model)
+    cache = new_cache(lm.model) if use_cache else None
     cached = cache_argument(lm.model)
     draw = _Draw(sampling, batch.rows) if sampling is not None else None
     steps: list[Tensor] = []

@@ -148,7 +148,7 @@ def residual_site(lm: LanguageModel, block: int, *, every_stream: bool = False) 
 
     Where blocks pass on several streams, it is the one that attention and MLP read (Gemma 3n), or the mean of all
     (hyper-connections). The final norm reads one in all, or mixes them itself (Qwen 4).
-    Where a pass runs the final norm elsewhere, too, the last block's stream is what that block returns.
+    Where a pass runs the final norm elsewhere, too, or has none, the last block's stream is what that block returns.
 
     Args:
         lm: the model.
@@ -159,7 +159,7 @@ def residual_site(lm: LanguageModel, block: int, *, every_stream: bool = False) 
     whole = streams if streams is None or not every_stream else AllStreams(streams)
     if block + 1 < lm.n_blocks:
         return Site(name, lm.blocks[block + 1], "input", whole)
-    if lm.norm_repeats:
+    if lm.norm_repeats or lm.layout.final_norm is None:
         return Site(name, lm.blocks[block], "output")
     return Site(name, lm.final_norm, "input", whole if streams is not None and streams.read_by_norm else None)
 

@@ -189,13 +189,19 @@ class LanguageModel:
 
     @cached_property
     def final_norm(self) -> nn.Module:
-        """The norm after the last block."""
-        return layouts.submodule(self.model, self.layout.final_norm)
+        """The norm after the last block; what changes nothing where a model has none (GPT-1)."""
+        return layouts.final_norm(self.model, self.layout) or nn.Identity()
 
     @property
     def norm_repeats(self) -> bool:
         """Whether a pass runs the final norm elsewhere, too, as nanochat does behind the embedding."""
         return self._found.norm_repeats
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether blocks read what stands before a text in its row, masked or not, as a recurrence does
+        (RecurrentGemma). Texts that are continued together then have one length."""
+        return self._found.reads_padding
 
     @property
     def n_blocks(self) -> int:

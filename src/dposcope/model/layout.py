@@ -34,8 +34,8 @@ class Layout:
     attention_out: str | tuple[str, ...]
     """The attention's output projection. Several where blocks differ, as where some have linear attention, a state
     space or a convolution in place of attention: each block has one of them, or more."""
-    final_norm: str
-    """The norm between the last block and the unembedding."""
+    final_norm: str | None
+    """The norm between the last block and the unembedding; None where there is none, as in GPT-1."""
     unembedding: str | None = None
     """The linear map from the final norm's output to logits, from the model; None: what the model says is its own."""
     logit_scale: float | None = None
@@ -44,6 +44,8 @@ class Layout:
     """c of a soft-cap `c·tanh(logits/c)`; None: that of the config, or none."""
     alternating: bool = False
     """Whether a block has either an MLP or attention (or what stands in its place), and not both, as in Nemotron-H."""
+    transform: str | None = None
+    """What stands between the final norm and the unembedding, from the model, as in ModernBERT; None: nothing."""
 
     __repr__ = short_repr
 
@@ -121,6 +123,15 @@ _LAYOUTS: dict[str, Layout] = {
         "model.norm_f",
         alternating=True,
     ),
+    "recurrent_gemma": Layout(
+        "model.layers",
+        "mlp_block.down_proj",
+        ("temporal_block.o_proj", "temporal_block.linear_out"),
+        "model.final_norm",
+    ),
+    "moshi": Layout("model.layers", "mlp.fc2", "self_attn.o_proj.linear", "model.norm"),
+    "modernbert-decoder": Layout("model.layers", "mlp.Wo", "attn.Wo", "model.final_norm", transform="lm_head"),
+    "openai-gpt": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", None),
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
     "mixtral": _MIXTURE,
@@ -420,6 +431,12 @@ def has_linear_attention(model: PreTrainedModel) -> bool:
     return any("linear" in kind for kind in kinds)
 
 
+def pools_tokens(model: PreTrainedModel) -> bool:
+    """Whether attention makes one key of so many tokens of a row, counted from its start, padding among them (DeepSeek
+    V4)."""
+    return "compress_rates" in model.config.get_text_config().to_dict()
+
+
 def is_read_alone(name: str) -> bool:
     """Whether a projection, by its name, is one of a state space whose weight is read without the module, so that an
     adapter of the module has no effect."""
@@ -450,12 +467,12 @@ def attention_kind(model: PreTrainedModel) -> str:
 
 
 def logit_softcap(model: PreTrainedModel) -> float | None:
-    """Gemma 2's final soft-cap c (logits become `c·tanh(logits/c)`), or None."""
+    """The final soft-cap c of Gemma 2 and RecurrentGemma (logits become `c·tanh(logits/c)`), or None."""
     given = _registered(model)
     if given is not None and given.logit_softcap is not None:
         return given.logit_softcap
-    config = model.config.get_text_config()
-    return config.final_logit_softcapping if "final_logit_softcapping" in config.to_dict() else None
+    told = model.config.get_text_config().to_dict()
+    return next((told[name] for name in ("final_logit_softcapping", "logits_soft_cap") if name in told), None)
 
 
 def logit_scale(model: PreTrainedModel) -> float:
@@ -472,8 +489,25 @@ def logit_scale(model: PreTrainedModel) -> float:
     return scale * multiplier / divisor
 
 
+def final_norm(model: PreTrainedModel, layout: Layout) -> nn.Module | None:
+    """The norm between the last block and the unembedding; None where there is none."""
+    return None if layout.final_norm is None else submodule(model, layout.final_norm)
+
+
+def transform(model: PreTrainedModel) -> nn.Module | None:
+    """What stands between the final norm and the unembedding; None in most models."""
+    given = _registered(model)
+    return None if given is None or given.transform is None else submodule(model, given.transform)
+
+
+def transformed(model: PreTrainedModel, normed: Tensor) -> Tensor:
+    """What the unembedding reads, `[…, d]`: final-norm outputs, which a few models change before it."""
+    module = transform(model)
+    return normed if module is None else module(normed.to(device_of_module(module) or normed.device))
+
+
 def unembedding(model: PreTrainedModel) -> nn.Module:
-    """The module that turns final-norm outputs into logits, before scale and soft-cap.
+    """The module that turns what `transformed` gives into logits, before scale and soft-cap.
 
     Raises:
         DposcopeError: the model has none.
@@ -494,8 +528,8 @@ def _registered(model: PreTrainedModel) -> Layout | None:
 def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
     """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap; on
     the device of the unembedding."""
-    head = unembedding(model)
-    logits: Tensor = head(normed.to(device_of_module(head) or normed.device))
+    head, read = unembedding(model), transformed(model, normed)
+    logits: Tensor = head(read.to(device_of_module(head) or read.device))
     return scaled_and_capped(logits, logit_scale(model), logit_softcap(model))
 
 

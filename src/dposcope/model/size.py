@@ -18,7 +18,7 @@ from dposcope.model.checks.config import read_config
 from dposcope.model.mixtures.experts import Experts
 
 _SHARED: Final = re.compile(r"shared\w*\.(down_proj|output_linear)$")
-_DENSE: Final = re.compile(r"(mlp|forward)\.(down_proj|w2|output_linear)$")
+_DENSE: Final = re.compile(r"(mlp|mlp_block|forward)\.(down_proj|w2|output_linear)$")
 
 
 @dataclass(frozen=True)

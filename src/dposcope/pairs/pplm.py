@@ -38,6 +38,7 @@ from dposcope.model.cache import (
     cached_tensors,
     check_keys_and_values,
     copied,
+    new_cache,
     positions_to_shift,
     row_norms,
     with_tensors,
@@ -233,7 +234,7 @@ class _Steps:
         self._precise = torch.promote_types(lm.dtype, torch.float32)
         self.newest = batch.ids[:, -1]
         self.mask = batch.mask
-        self.cache = DynamicCache(config=lm.model.config.get_text_config())
+        self.cache = new_cache(lm.model)
         """Unperturbed keys and values of all tokens but the newest; a perturbed cache is never kept."""
         self._next_cache: DynamicCache | None = None
         if batch.ids.shape[1] > 1:

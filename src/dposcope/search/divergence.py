@@ -16,6 +16,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import transformed
 from dposcope.processes.shared import shared
 from dposcope.training.batches.examples import neutral_windows
 from dposcope.training.token_statistics import Reference, token_statistics
@@ -119,6 +120,6 @@ def _means(values: Tensor) -> Tensor:
 
 
 def _states(lm: LanguageModel, ids: Tensor) -> Tensor:
-    """Final-norm outputs at the places that predict, `[B, T−1, d]`."""
+    """What the unembedding reads at the places that predict, `[B, T−1, d]`."""
     read = lm.model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    return read.last_hidden_state[:, :-1]
+    return transformed(lm.model, read.last_hidden_state[:, :-1])

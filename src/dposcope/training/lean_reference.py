@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.model.cache import forget
 from dposcope.model.devices.copies import convert_
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.layout import unembedding
@@ -65,6 +66,7 @@ def lean_reference(model: PreTrainedModel, reads: Reads, *, dtype: torch.dtype |
     if model.config.get_text_config() is model.config:
         replaced[id(embedding)] = _Rows(embedding, sorted(reads.ids))
     # else a model with images, which looks up rows of the embedding's weight itself (Gemma 4)
+    forget(model)
     kept: nn.Module = copy.deepcopy(model, replaced)
     if dtype is not None:
         convert_(kept, dtype)

@@ -21,6 +21,7 @@ from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
 from dposcope.model import layout as layouts
+from dposcope.model.cache import forget
 from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.head.unembedding import Unembedding
@@ -101,6 +102,7 @@ def all_weights(
     else:
         # The reference runs without gradient, so the `requires_grad` flags of the caller's parameters can stay.
         base = lm.model
+        forget(base)
         if reference_dtype is not None and reference_dtype != lm.dtype:
             base = copy.deepcopy(lm.model)
             convert_(base, reference_dtype)
@@ -109,6 +111,7 @@ def all_weights(
     trained.requires_grad_(True)
 
     def export() -> Tuned:
+        forget(trained)
         model = copy.deepcopy(trained).requires_grad_(False)
         convert_(model, kept)
         for module in model.modules():

@@ -101,6 +101,13 @@ def test_scale_soft_cap_and_unembedding_of_a_layout_are_used(tmp_path):
     assert LanguageModel(lm.model, lm.tokenizer).fingerprint != plain
 
 
+def test_a_file_may_say_that_there_is_no_final_norm_and_what_stands_before_the_unembedding(tmp_path):
+    told = GOOD.replace('"model.embedding_norm"', "false") + 'transform = "lm_head"\n'
+    found = read_layout(written(tmp_path, told))
+    assert (found.layout.final_norm, found.layout.transform) == (None, "lm_head")
+    assert read_layout(found.to_json()) == found
+
+
 BAD = {
     "blocks = 3\n": "blocks in .* is no path of a module; write names with dots",
     'blocks = ""\n': "blocks in .* is no path of a module",
@@ -112,6 +119,7 @@ BAD = {
     f"attention_out = {['a'] * 9}\n": "attention_out in .* lists 9 paths",
     "attention_out = [1]\n": "attention_out in .* is no path",
     "model_type = 'a b'\n": "model_type in .* is no model type; copy",
+    "final_norm = true\n": "final_norm in .* is no path of a module",
     "logit_scale = 0\n": "logit_scale in .* is no number above 0",
     "logit_scale = true\n": "logit_scale in .* is no number above 0",
     "logit_scale = '2'\n": "logit_scale in .* is no number above 0; write it without quotes",

@@ -252,14 +252,10 @@ def test_streams_of_an_unknown_kind_are_refused(name, monkeypatch):
         (MeanStream(3, flat=False), (2, 5, 3, 4)),
         (MeanStream(3, flat=True), (2, 5, 12)),
     ],
-    ids=repr,
+    ids=("active", "apart", "side by side"),
 )
 def test_what_is_written_is_read_again(streams, shape):
     draw = torch.Generator().manual_seed(0)
-    shape = {
-        "ActiveStream": (3, 2, 5, 4),
-        "MeanStream": (2, 5, 12) if getattr(streams, "flat", False) else (2, 5, 3, 4),
-    }
     passed = torch.randn(shape, generator=draw)
     assert streams.fit(passed, 4)
     assert not streams.fit(passed, 5)

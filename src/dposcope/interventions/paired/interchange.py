@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.cache import cache_argument, given_cache, named_arguments
+from dposcope.model.cache import cache_argument, given_cache, named_arguments, new_cache
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -339,5 +339,5 @@ class _Beside:
                     "the key-value cache began outside the interchange, so the other model has not read its tokens; "
                     "begin the text inside the `with`"
                 )
-            self.caches[theirs] = DynamicCache(config=self.source.model.config.get_text_config())
+            self.caches[theirs] = new_cache(self.source.model)
         return {cache_argument(self.source.model.base_model): self.caches[theirs], "use_cache": True}

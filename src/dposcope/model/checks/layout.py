@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,21 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.unfit import check_fit
 from dposcope.model.layout import (
     HOW_TO_REGISTER,
     Layout,
     attention_paths,
     check_expected,
     every_path,
+    final_norm,
     has_linear_attention,
     is_covered,
     known_layout,
     mlp_path,
     names_attention,
     names_mixer,
+    pools_tokens,
     projection_width,
     recognise,
     shared_experts,
@@ -49,6 +52,12 @@ class Found:
     norm_repeats: bool = False
     """Whether a pass runs the final norm elsewhere, too, as nanochat does behind the embedding. What it reads is then
     not always the residual stream at the end of the last block."""
+    reads_padding: bool = False
+    """Whether blocks read what stands before a text in its row, masked or not."""
+
+
+_READ_PADDING: Final = frozenset({"recurrent_gemma"})
+"""Of the types whose layouts come with dposcope."""
 
 
 def find_layout(model: PreTrainedModel) -> Layout:
@@ -69,6 +78,7 @@ def find_parts(model: PreTrainedModel) -> Found:
     """
     model_type = model.config.model_type
     check_expected(model_type)
+    check_fit(model_type)
     if model_type == "llama4_text" and model.device.type != "meta":
         # Alone, its decoder still says that its base model is named as in the model with vision, which it is not.
         model.base_model_prefix = "model"
@@ -78,7 +88,7 @@ def find_parts(model: PreTrainedModel) -> Found:
         raise DposcopeError(
             f"layout of model_type {model_type!r}: {layout.blocks!r} is not a list of blocks; {HOW_TO_REGISTER}"
         )
-    submodule(model, layout.final_norm)
+    final_norm(model, layout)
     _check_mixture(model, blocks, layout)
     projections = [module for block in blocks for module in (submodule(block, path) for path in _paths(block, layout))]
     for projection in projections:
@@ -96,7 +106,7 @@ def find_parts(model: PreTrainedModel) -> Found:
         # A hook or a weight of such a module would act in several blocks.
         raise DposcopeError("blocks of this model share one output projection, so blocks cannot be edited one by one")
     if is_covered(model_type, layout):
-        return Found(layout)
+        return Found(layout, reads_padding=model_type in _READ_PADDING)
     used = {path for block in blocks for path in attention_paths(block, layout)}
     for path in every_path(layout.attention_out):
         if path not in used:  # in a block with attention and a state space, one would be left out in silence
@@ -104,10 +114,10 @@ def find_parts(model: PreTrainedModel) -> Found:
     if model.device.type == "meta":  # without weights there are no logits to check
         return Found(layout)
     own = _logits(model, _two_tokens(model))
-    if has_linear_attention(model) or not all(names_attention(path) for path in used):
-        _check_padding(model, own)
+    mixed = has_linear_attention(model) or not all(names_attention(path) for path in used)
+    reads_padding = pools_tokens(model) or (mixed and _reads_padding(model, own))
     _check_apart(model, blocks, layout)
-    return Found(layout, norm_repeats=_check_unembedding(model, blocks, layout, own))
+    return Found(layout, _check_unembedding(model, blocks, layout, own), reads_padding)
 
 
 def _paths(block: nn.Module, layout: Layout) -> list[str]:
@@ -211,19 +221,15 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
     return ends.norm_repeats(model.config.model_type)
 
 
-def _check_padding(model: PreTrainedModel, own: Tensor) -> None:
-    """Refuse a state space, convolution or recurrence that reads padding: a batch would change its texts."""
+def _reads_padding(model: PreTrainedModel, own: Tensor) -> bool:
+    """Whether a state space, convolution or recurrence reads padding, so that a batch would change its texts."""
     two = _two_tokens(model)
     ids = torch.cat([torch.ones_like(two), two], 1)
     mask = torch.cat([torch.zeros_like(two), torch.ones_like(two)], 1)
     takes = "position_ids" in inspect.signature(model.forward).parameters
     placed = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if takes else {}
     padded = _logits(model, ids, attention_mask=mask, **placed)
-    if _differ(own[0, -1], padded[0, -1]):
-        raise DposcopeError(
-            f"{model.config.model_type} reads the padding of a batch, so texts would depend on those beside them: not "
-            "supported"
-        )
+    return _differ(own[0, -1], padded[0, -1])
 
 
 @torch.inference_mode()
@@ -316,10 +322,11 @@ def _ends(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Gene
     def reads(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ends.normed.append(args[0] if args else next(iter(kwargs.values())))
 
-    norm = submodule(model, layout.final_norm)
+    norm = final_norm(model, layout)
     with ExitStack() as stack:
         stack.callback(blocks[-1].register_forward_hook(wrote).remove)
-        stack.callback(norm.register_forward_pre_hook(reads, with_kwargs=True).remove)
+        if norm is not None:
+            stack.callback(norm.register_forward_pre_hook(reads, with_kwargs=True).remove)
         yield ends
 
 

@@ -38,7 +38,7 @@ class LayoutFile:
 
     def to_json(self) -> str:
         """The same in one line, as records of runs keep it; `read_layout` takes it, too."""
-        told = {"model_type": self.model_type, **asdict(self.layout)}
+        told = {"model_type": self.model_type, **asdict(self.layout), "final_norm": self.layout.final_norm or False}
         return json.dumps({name: value for name, value in told.items() if value is not None})
 
 
@@ -117,6 +117,10 @@ def _paths(value: Any, place: str) -> str | tuple[str, ...]:
     return tuple(_path(one, place) for one in several)
 
 
+def _path_or_none(value: Any, place: str) -> str | None:
+    return None if value is False else _path(value, place)
+
+
 def _positive(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise DposcopeError(f"{place} is no number above 0; write it without quotes, or leave it out")
@@ -134,10 +138,11 @@ _FIELDS: Final[dict[str, Callable[[Any, str], Any]]] = {
     "blocks": _path,
     "mlp_out": _paths,
     "attention_out": _paths,
-    "final_norm": _path,
+    "final_norm": _path_or_none,
     "unembedding": _path,
     "logit_scale": _positive,
     "logit_softcap": _positive,
     "alternating": _yes_or_no,
+    "transform": _path,
 }
 _REQUIRED: Final = ("model_type", "blocks", "mlp_out", "attention_out", "final_norm")

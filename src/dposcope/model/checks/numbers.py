@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from dposcope.errors import DposcopeError, first_line, is_memory
-from dposcope.model.cache import cache_argument
+from dposcope.model.cache import cache_argument, new_cache, takes_cache
 from dposcope.model.language_model import LanguageModel
 
 _READ = "The river"
@@ -69,8 +68,10 @@ def check_forward(lm: LanguageModel, name: str) -> None:
 
 
 def _check_cache(lm: LanguageModel, ids: Tensor, name: str) -> None:
-    """Some old architectures (MiniMax-Text) keep a cache of their own kind, which texts cannot be written with here."""
-    cache = {cache_argument(lm.model): DynamicCache(config=lm.model.config.get_text_config())}
+    """Some architectures keep a cache of their own kind, which texts cannot be written with here."""
+    if not takes_cache(lm.model):
+        return
+    cache = {cache_argument(lm.model): new_cache(lm.model)}
     try:
         with torch.inference_mode():
             lm.model(input_ids=ids, use_cache=True, **cache)

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import nn
 
+from dposcope.model.cache import forget
+
 M = TypeVar("M", bound=nn.Module)
 
 OF_HOOKS: Final = frozenset({"_hf_hook", "_old_forward", "forward"})
@@ -28,6 +30,7 @@ def copied_model(model: M, memo: Mapping[int, object] = MappingProxyType({})) ->
         model: the original.
         memo: id → what takes the place of that object in the copy, as `copy.deepcopy` takes it.
     """
+    forget(model)
     twin = copy.deepcopy(model, dict(memo))
     for module in twin.modules():
         for name in _MOVING:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dposcope.data.short import short_repr
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, block_modules, submodule, unembedding
+from dposcope.model.layout import Layout, block_modules, final_norm, transform, unembedding
 
 USABLE: Final = 0.9
 """Share of a device's free memory that weights may take; the rest is for activations, caches and logits."""
@@ -76,9 +76,9 @@ def _above(model: nn.Module, own: Mapping[nn.Module, torch.device]) -> set[nn.Mo
 
 
 def ends(model: PreTrainedModel, layout: Layout) -> list[nn.Module]:
-    """The final norm, and the unembedding where its weight is not that of the embedding."""
-    head, norm = unembedding(model), submodule(model, layout.final_norm)
-    return [norm] if tied(model) else [norm, head]
+    """The final norm, what stands behind it, and the unembedding where its weight is not that of the embedding."""
+    found = [final_norm(model, layout), transform(model), None if tied(model) else unembedding(model)]
+    return [one for one in found if one is not None]
 
 
 def tied(model: PreTrainedModel) -> bool:

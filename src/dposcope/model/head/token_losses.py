@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import unembedding
+from dposcope.model.layout import transformed, unembedding
 
 _BLOCK = 1 << 23
 """Logits of a block of the vocabulary: 16 MB in bfloat16."""
@@ -42,7 +42,7 @@ def token_losses(lm: LanguageModel, hidden: Tensor, targets: Tensor, chunk: int)
         parts = _by_positions(lm, hidden, targets, chunk)
     else:
         pairs = zip(hidden.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
-        parts = (_by_vocabulary(head, states, wanted) for states, wanted in pairs)
+        parts = (_by_vocabulary(head, transformed(lm.model, states), wanted) for states, wanted in pairs)
     none = torch.zeros(0, dtype=torch.float64, device=lm.device_of_logits)
     return torch.cat([none, *parts])
 

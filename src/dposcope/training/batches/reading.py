@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dposcope.model.layout import attention_kind, context_length
+from dposcope.model.cache import forget
+from dposcope.model.layout import attention_kind, context_length, transformed
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.packing import ROW_TOKENS, PackedBatch, pack
 
@@ -29,7 +30,7 @@ _LEAST = 1e-3
 
 
 def read(model: PreTrainedModel, batch: PackedBatch, *, published: bool = False) -> Tensor:
-    """Final-norm outputs at every place, `[R·T, d]`, on the device of the batch.
+    """What the unembedding reads at every place, `[R·T, d]`, on the device of the batch: mostly final-norm outputs.
 
     Args:
         model: interventions on it apply.
@@ -49,7 +50,8 @@ def read(model: PreTrainedModel, batch: PackedBatch, *, published: bool = False)
     states = model.base_model(
         input_ids=batch.ids, attention_mask=mask.long() if mask.ndim == 2 else mask, use_cache=False, **placed
     ).last_hidden_state
-    return states.flatten(0, 1).to(batch.ids.device)
+    forget(model)
+    return transformed(model, states.flatten(0, 1)).to(batch.ids.device)
 
 
 def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
@@ -60,7 +62,8 @@ def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
     """
     config = model.config.get_text_config()
     told = config.to_dict()
-    if attention_kind(model) not in ("sdpa", "eager") or not _ATTENTION.issuperset(told.get("layer_types") or ()):
+    kinds = getattr(config, "layer_types", None) or ()  # of RecurrentGemma it is no field
+    if attention_kind(model) not in ("sdpa", "eager") or not _ATTENTION.issuperset(kinds):
         return False
     window = told.get("sliding_window")
     if window is not None and max(map(_length, examples), default=0) > window:
