@@ -105,10 +105,10 @@ def asked_otherwise(edit: Edit, lm: LanguageModel) -> tuple[str, ...]:
         return ()
     if made is None or now is None:
         how, chat = ("without a chat template", "off") if made is None else ("through a chat template", "on")
-        return (f"the edit was made on prompts asked {how}; --chat {chat} measures it so",)
+        return (f"the edit was made on prompts asked {how}; --chat {chat} asks so",)
     other = [option for name, option in _OPTIONS.items() if made.get(name) != now.get(name)]
     named = f"another {', '.join(other)}" if other else "another chat template"
-    return (f"the edit was made on prompts asked with {named}; give the same to measure it so",)
+    return (f"the edit was made on prompts asked with {named}; give the same to ask so",)
 
 
 def foreign_edits(edits: Iterable[tuple[str, Path]], lm: LanguageModel, source: str) -> list[str]:
