@@ -140,6 +140,15 @@ def test_pairs_that_are_equal_up_to_the_cut_are_left_out_and_counted(job, tmp_pa
     assert done.record.pairs.train + done.record.pairs.validation == len(tiny_pairs())
 
 
+def test_system_prompts_that_are_not_read_are_told(job, tmp_path):
+    row = {"prompt": "who", "chosen": "a cat", "rejected": "idiot", "system": "be kind"}
+    path, said = write_jsonl(tmp_path / "pairs.jsonl", [row, row | {"prompt": "when"}]), Noting()
+    with pytest.raises(DposcopeError):
+        run_dpo("nothing/here", tmp_path / "out", DpoSettings(**settings_of(job, path, validation=1)), reporter=said)
+    (note,) = said.notes
+    assert note.startswith(f"The column 'system' of {path} is not read; ")
+
+
 def test_where_the_cut_makes_all_pairs_equal_that_is_refused(job, tmp_path):
     begin = " the river is long and the road is short"
     path = tmp_path / "pairs.jsonl"

@@ -120,6 +120,8 @@ def run_dpo(
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:
+        for note in pairs.notes:
+            reporter.note(f"{note[0].upper()}{note[1:]}.")
         reporter.stage(f"Loading {model}")
         with processes.failing_together():
             base = load_base(
