@@ -135,7 +135,7 @@ def test_the_terminal_says_what_the_page_says(printed, width):
     told = " ".join(text.split())
     assert "0.131*‡" in told
     assert "0.400* (0.350–0.450)" in told or width == 400
-    assert "*: differs from none: paired" in told
+    assert "*: differs from the plain model: paired" in told
     for table in tables:
         assert all(" ".join(note.split()) in told for note in table.notes)
         for (name, label), words in cells_of(table).items():

@@ -65,6 +65,26 @@ def test_a_text_file_gives_its_lines_to_any_single_column(tmp_path):
     fails(path, r"plain lines, but the columns 'a', 'b' are needed; give a JSONL", "a", "b")
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rows.txt", ["x", "y z"]),
+        ("rows.csv", ["b,a", "1,x", "2,y z"]),
+        ("rows.tsv", ["a\tb", "x\t1", "y z\t2"]),
+        ("rows.jsonl", ['{"a": "x"}', '{"a": "y z"}']),
+        ("rows.json", ['[{"a": "x"},', '{"a": "y z"}]']),
+    ],
+)
+def test_lines_of_an_old_mac_are_lines(tmp_path, name, lines):
+    """And one in a file whose lines end otherwise is a character."""
+    path = tmp_path / name
+    path.write_bytes("\r".join([*lines, ""]).encode())
+    assert read(path).texts("a") == ["x", "y z"]
+    path = tmp_path / "mixed.txt"
+    path.write_bytes(b"x\ry\nz\r\n")
+    assert read(path).texts("a") == ["x\ry", "z"]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbfa,b\nx,1\n")

@@ -225,11 +225,13 @@ def test_a_small_file_of_many_bytes(job, tmp_path):
     assert "bytes of data, and at most 1,073,741,824 are read; give a part" in line
 
 
-@pytest.mark.parametrize(("suffix", "row"), [(".jsonl", "{}\n"), (".csv", "\n"), (".txt", "\n"), (".json", "{{{,")])
+@pytest.mark.parametrize(
+    ("suffix", "row"), [(".jsonl", "{}\n"), (".csv", "\n"), (".txt", "\n"), (".txt", "\r"), (".json", "{{{,")]
+)
 def test_rows_that_are_too_many(job, tmp_path, suffix, row, monkeypatch):
     monkeypatch.setattr("dposcope.data.tables.MOST_ROWS", 1000)
     path = tmp_path / f"prompts{suffix}"
-    path.write_text("prompt" + row * 1001)
+    path.write_bytes(("prompt" + row * 1001).encode())
     line = refused(["edit", job.model, "--out", tmp_path / "out", *job.flags(prompts=path)])
     assert "has 1,001 rows or more, and at most 1,000 are read; give a part of it" in line
 

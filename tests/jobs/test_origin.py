@@ -12,11 +12,13 @@ from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
-from dposcope.jobs.origin import Fingerprints, check_architecture, comes_together, foreign_edits
+from dposcope.jobs.origin import Fingerprints, asked_otherwise, check_architecture, comes_together, foreign_edits
 from dposcope.jobs.run import Quiet
 from dposcope.jobs.settings import EvaluateSettings
+from dposcope.model.chat.prompts import asked_how, with_chat
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
+from helpers.chats import BEGINS, PLAIN, with_template
 from helpers.edits import gains_of
 from helpers.families import tiny
 from helpers.jobs import Job, make_job
@@ -103,6 +105,42 @@ def test_what_comes_with_dposcope_together_is_not_compared(monkeypatch, tmp_path
     assert foreign_edits([("toy", edits["third"])], tiny("llama"), "toy") == [f"toy: {OTHER}"]
     (tmp_path / "toy").mkdir()
     assert not comes_together("toy", edits["other"]), "a folder of that name is another model"
+
+
+ASKED = {"system": "be kind", "wrap": "go on: {prompt}"}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({}, {}, ""),
+        (ASKED, ASKED, ""),
+        (None, None, ""),
+        (None, {}, "asked without a chat template; --chat off asks so"),
+        (ASKED, None, "asked through a chat template; --chat on asks so"),
+        (ASKED, {}, "asked with another --system, --wrap; give the same to ask so"),
+        (ASKED, {**ASKED, "prefill": "so"}, "asked with another --prefill; give the same to"),
+        ({}, {"wrap": "{prompt}."}, "asked with another --wrap; give"),
+    ],
+)
+def test_an_edit_that_was_made_on_prompts_asked_otherwise_is_told(job, tmp_path, then, now, told):
+    plain = with_template(load(str(job.model), dtype="float32", device="cpu"), BEGINS)
+    made, here = (plain if given is None else with_chat(plain, **given) for given in (then, now))
+    about = {"fingerprint": plain.fingerprint, **asked_how(made)}
+    Edit.of(gains_of(plain), about=about).save(tmp_path / "edit")
+    notes = foreign_edits([("one", tmp_path / "edit"), ("two", tmp_path / "edit")], here, str(job.model))
+    assert len(notes) == bool(told)
+    assert all(note.startswith("one, two: the edit was made on prompts ") and told in note for note in notes)
+    assert [f"one, two: {note}" for note in TunedSide.read(f"edit:{tmp_path / 'edit'}").doubts(here, "m")] == notes
+
+
+def test_another_template_is_told_and_an_edit_that_no_command_made_says_nothing(job):
+    lm = load(str(job.model), dtype="float32", device="cpu")
+    plain, other = (with_chat(with_template(lm, template)) for template in (PLAIN, BEGINS))
+    edit = Edit.of(gains_of(lm), about={"fingerprint": lm.fingerprint, **asked_how(plain)})
+    assert asked_otherwise(edit, plain) == ()
+    assert asked_otherwise(edit, other)[0].startswith("the edit was made on prompts asked with another chat template;")
+    assert asked_otherwise(Edit.of(gains_of(lm)), other) == ()
 
 
 def test_another_architecture_is_refused(job, edits):

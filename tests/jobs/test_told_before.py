@@ -30,7 +30,9 @@ from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
 from dposcope.jobs.tune.job import run_tune
 from dposcope.jobs.tune.settings import TuneSettings
+from dposcope.model.load import load
 from dposcope.neurons.sets import NeuronSet
+from helpers.chats import PLAIN, with_template
 from helpers.every_command import Ground, make_ground
 from helpers.families import tiny
 from helpers.jobs import write_jsonl
@@ -233,6 +235,20 @@ def test_prompts_to_learn_from_may_be_long_where_nothing_is_learned(place, monke
         tmp_path,
     )
     assert "exceed the model's context of 128" in said
+
+
+def test_passages_that_leave_no_room_behind_a_wrapper(place, monkeypatch, tmp_path):
+    job, model = place.ground.job, str(tmp_path / "chat")
+    with_template(load(str(job.model)), PLAIN).save_pretrained(model)
+    passages = write_jsonl(tmp_path / "passages.jsonl", [{"prompt": "the food " * 90, "gold": "the food"}] * 12)
+    settings = EvaluateSettings(**job.settings(passages=str(passages), wrap="{prompt}" + " the food" * 10))
+    said = refused(
+        lambda out: run_evaluate(model, out, settings),
+        lambda out: evaluate_work(model, out, settings),
+        monkeypatch,
+        tmp_path,
+    )
+    assert said.endswith("128; shorten the passages, or what --wrap, --system and --prefill add")
 
 
 def test_prompts_to_report_on_are_looked_at_first_where_nothing_is_learned(place, monkeypatch, tmp_path):

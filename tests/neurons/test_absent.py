@@ -11,6 +11,7 @@ import torch
 
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.browser import strongest_neurons
+from dposcope.jobs.explain.figures import group_layers, layer_balance
 from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Rankings
 from dposcope.jobs.explain.patches import patches
 from dposcope.neurons.activations import NeuronMeans
@@ -21,6 +22,7 @@ from dposcope.neurons.sets import NeuronSet
 from dposcope.neurons.shares import group_shares, layer_sums
 from dposcope.neurons.shifts import change_summary, correlations, edit_agreement, shift_density, top_toxic
 from dposcope.neurons.stability import Repetitions, stability
+from dposcope.report.browser.heat_map import heat_map
 from dposcope.report.browser.neurons import ABSENT, NeuronBrowser
 from dposcope.report.browser.packing import packed_parts
 from dposcope.report.browser.page import browser_html
@@ -30,15 +32,16 @@ WIDTHS = (7, 40, 25)
 HERE = torch.arange(40) < torch.tensor(WIDTHS).unsqueeze(1)
 
 
-def ragged(seed=0):
+def ragged(seed=0, widths=WIDTHS):
     stream = torch.Generator().manual_seed(seed)
+    here = torch.arange(40) < torch.tensor(widths).unsqueeze(1)
 
     def table(spread=1.0):
-        return (spread * torch.randn(HERE.shape, generator=stream, dtype=torch.float64)).where(HERE, 0.0)
+        return (spread * torch.randn(here.shape, generator=stream, dtype=torch.float64)).where(here, 0.0)
 
-    before, after = (NeuronMeans(mean := table(), (mean**2 + 1).where(HERE, 0.0), 9, here=HERE) for _ in range(2))
+    before, after = (NeuronMeans(mean := table(), (mean**2 + 1).where(here, 0.0), 9, here=here) for _ in range(2))
     cosine, projection = table(0.3).clamp(-1, 1), table()
-    return Contributions(cosine, projection, projection + table(0.1), table(0.1) + 0.8 * HERE, before, after)
+    return Contributions(cosine, projection, projection + table(0.1), table(0.1) + 0.8 * here, before, after)
 
 
 def in_one_row(c):
@@ -112,6 +115,21 @@ def test_sums_of_blocks_and_groups_have_no_absent_column():
     assert not any((neurons.mask & ~HERE).any() for neurons in everything)
     assert c.neurons == len(c.everything) == sum(WIDTHS)
     assert c.to_polars().group_by("block", maintain_order=True).len()["len"].to_list() == list(WIDTHS)
+
+
+def test_a_block_without_an_mlp_is_in_no_sum_by_block():
+    """Its 0 would stand among what was measured."""
+    c = ragged(widths=(7, 0, 25))
+    sums = layer_sums(c)
+    assert sums.blocks == sums.to_polars()["block"].to_list() == [0, 2]
+    for figure in (layer_balance(sums), group_layers(sums)):
+        (axes,) = figure.axes
+        assert {tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2} >= {(0, 2)}
+    assert len(layer_balance(sums).axes[0].patches) == 2
+    *_, net = heat_map(NeuronBrowser.of(c, model="base", tuned="tuned", direction="probe")).rows
+    assert [cell.short for cell in net.cells][1] == net.cells[1].signed == "no MLP"
+    assert "no MLP" not in [net.cells[0].short, net.cells[2].signed]
+    assert layer_sums(ragged()).blocks == [0, 1, 2]
 
 
 def test_random_controls_and_rankings_draw_neurons_only():

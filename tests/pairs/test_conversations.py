@@ -185,3 +185,22 @@ def test_what_is_no_preference_is_told_in_one_line(tmp_path, row, reason):
     with pytest.raises(DposcopeError, match=reason) as refused:
         load_pairs(write_jsonl(tmp_path / "pairs.jsonl", [row]))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "who", "chosen": "a cat", "rejected": "idiot"},
+        {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+        safe(safer_response_id=1),
+    ],
+)
+def test_a_column_of_system_prompts_is_not_read_and_that_is_told(tmp_path, row):
+    """They may be names of the systems that wrote the texts."""
+    plain = load_pairs(write_jsonl(tmp_path / "plain.jsonl", [row]))
+    path = write_jsonl(tmp_path / "pairs.jsonl", [row | {"system": "be kind"}])
+    pairs = load_pairs(path)
+    assert (list(pairs), pairs.digest, plain.notes) == ([PAIR], plain.digest, ())
+    (note,) = pairs.notes
+    assert note.startswith(f"the column 'system' of {path} is not read; if it holds system prompts, give one for all ")
+    assert load_pairs(write_jsonl(tmp_path / "blank.jsonl", [row | {"system": " "}])).notes == ()

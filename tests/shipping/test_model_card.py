@@ -214,8 +214,9 @@ def test_the_card_tells_every_scorer_the_ideal_and_what_the_edit_costs(llama):
     assert "- harmless log-PPL, paired rise: +0.35 (+0.31 to +0.39)" in card
     assert "- relevance kept: 0.77 × (0.70–0.84)" in card
     assert "- distinct pairs kept: 0.72 ×" in card
-    assert f"- phrase that rose most: “{STARRED} i remember” in 52.0 % of texts, 0.0 % of none's" in card.replace(
-        "\\*", "*"
+    assert (
+        f"- phrase that rose most: “{STARRED} i remember” in 52.0 % of texts, 0.0 % of the plain model's"
+        in card.replace("\\*", "*")
     )
     assert STRONG not in card
     assert "‡: another scorer does not share this difference." in card

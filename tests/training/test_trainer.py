@@ -289,6 +289,21 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(family_lm, tmp_path,
         assert_close(runs[2].values["gains"], runs[None].values["gains"], 1e-4)
 
 
+def test_the_logged_loss_is_the_mean_over_steps_and_its_parts_are_means_over_pairs(llama, tmp_path):
+    """Of six pairs and one: docs/reference/files.md says so."""
+    whole = material(llama)
+    common = {"given": replace(whole, train=whole.train[:7]), "steps": 2, "warmup_steps": 0, "save": False}
+    each, both = (
+        run(llama, "gains", tmp_path / str(every), validate_every=every, **common).trained.history for every in (1, 2)
+    )
+    six, one = (entry for entry in each if "loss" in entry)
+    (joint,) = (entry for entry in both if "loss" in entry)
+    assert six["dpo"] != pytest.approx(one["dpo"], rel=1e-3)
+    assert joint["loss"] == pytest.approx((six["loss"] + one["loss"]) / 2)
+    for name in ("dpo", "kl", "margin", "accuracy"):
+        assert joint[name] == pytest.approx((6 * six[name] + one[name]) / 7)
+
+
 def test_another_seed_is_another_order(llama, tmp_path):
     runs = [run(llama, "gains", tmp_path / str(seed), seed=seed, save=False, steps=3) for seed in (0, 1, 0)]
     assert runs[0].bits == runs[2].bits != runs[1].bits

@@ -131,7 +131,7 @@ def check(
     from dposcope.model.load import load_native
     from dposcope.pairs.checks import check_pairs, completion_logppl
     from dposcope.pairs.pairs import load_pairs
-    from dposcope.terminal import print_json
+    from dposcope.terminal import print_json, say
 
     pairs = load_pairs(file)
     validation = None if settings.against is None else load_pairs(settings.against)
@@ -148,9 +148,13 @@ def check(
         bars.stage("Checking pairs")
         statistics = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
     if json:
-        print_json({"file": file, "format": pairs.format, "digest": pairs.digest, **statistics.to_json()})
+        print_json(
+            {"file": file, "format": pairs.format, "digest": pairs.digest, "notes": pairs.notes, **statistics.to_json()}
+        )
         return
     print_statistics(statistics)
+    for note in pairs.notes:
+        say(f"note: {note}")
 
 
 @app.command(name="import")
@@ -183,10 +187,13 @@ def convert(file: str, /, *, out: Path, json: bool = False) -> None:
     write_pairs(out, pairs, extra={"method": [pairs.format] * len(pairs)})
     left_out = asdict(pairs.dropped)
     if json:
-        print_json({"file": str(out), "format": pairs.format, "count": len(pairs), "left_out": left_out})
+        told = {"file": str(out), "format": pairs.format, "count": len(pairs), "left_out": left_out}
+        print_json({**told, "notes": pairs.notes})
         return
     say(
         f"{plural(len(pairs), 'pair')} of the format {pairs.format}; left out: "
         + ", ".join(f"{left_out[name]:,} {told}" for name, told in _LEFT_OUT.items() if left_out[name] or name == told)
     )
+    for note in pairs.notes:
+        say(f"note: {note}")
     say(f"pairs: {out}")

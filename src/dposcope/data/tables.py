@@ -136,7 +136,8 @@ def open_table(source: str | Path) -> RawTable:
         raise DposcopeError(f"{path} is empty; give a file with at least one row")
     if path.suffix.lower() != ".parquet":
         # JSON may have all its objects in one line.
-        _check_rows(max(data.count(b"\n"), data.count(b"{") // _BRACES if path.suffix.lower() == ".json" else 0), path)
+        lines = data.count(b"\n") or data.count(b"\r")
+        _check_rows(max(lines, data.count(b"{") // _BRACES if path.suffix.lower() == ".json" else 0), path)
     return RawTable(str(path), read(data, path))
 
 
@@ -186,7 +187,9 @@ def _decode(data: bytes, path: Path) -> str:
             f"{path} is not UTF-8 (byte {error.start:,}); convert it, for example: "
             f"iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8 {path} > utf8{path.suffix}"
         ) from error
-    return text.replace("\r\n", "\n")
+    text = text.replace("\r\n", "\n")
+    # Where no line ends otherwise, they end as on an old Mac.
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _read_jsonl(data: bytes, path: Path) -> Columns:

@@ -1,9 +1,10 @@
-"""Whether the edits that a command takes were made for its model."""
+"""Whether the edits that a command takes were made for its model, and on prompts that were asked alike."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Final, cast
 
 import torch
 
@@ -11,6 +12,7 @@ from dposcope.errors import DposcopeError
 from dposcope.files import expanded
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file, shipped_edits
+from dposcope.model.chat.prompts import asked_how
 from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.checkpoint import checkpoint_fingerprints
 from dposcope.shipping.origin import checkpoint_origin
@@ -83,12 +85,38 @@ def check_architecture(edit: Edit, lm: LanguageModel) -> None:
     checkpoint_origin(edit, lm.model.config.model_type, ())
 
 
+_OPTIONS: Final = {"system": "--system", "wrap": "--wrap", "prefill": "--prefill"}
+"""What an edit says of how prompts were asked, by the option that says it."""
+
+
+def asked_otherwise(edit: Edit, lm: LanguageModel) -> tuple[str, ...]:
+    """A note where an edit was made on prompts that were put to the model in another way; none where it does not say.
+
+    Args:
+        edit: as a command made it.
+        lm: the model, as it is asked. Its weights are not read.
+    """
+    if "fingerprint" not in edit.about:  # no command made it
+        return ()
+    told: Any = edit.about.get("asking")
+    made = cast(dict[str, Any], told) if isinstance(told, dict) else None
+    now: dict[str, Any] | None = asked_how(lm).get("asking")
+    if made == now:
+        return ()
+    if made is None or now is None:
+        how, chat = ("without a chat template", "off") if made is None else ("through a chat template", "on")
+        return (f"the edit was made on prompts asked {how}; --chat {chat} asks so",)
+    other = [option for name, option in _OPTIONS.items() if made.get(name) != now.get(name)]
+    named = f"another {', '.join(other)}" if other else "another chat template"
+    return (f"the edit was made on prompts asked with {named}; give the same to ask so",)
+
+
 def foreign_edits(edits: Iterable[tuple[str, Path]], lm: LanguageModel, source: str) -> list[str]:
-    """A line for each kind of doubt whether edits were made for a model; none where all were.
+    """A line for each kind of doubt whether edits were made for a model, asked alike; none where all were.
 
     Args:
         edits: what each is called, and its path without suffix. A file that several name is looked at once.
-        lm: the model, loaded. Its weights are read where an edit says what it was made for.
+        lm: the model, loaded, as it is asked. Its weights are read where an edit says what it was made for.
         source: the model's name.
 
     Raises:
@@ -100,8 +128,9 @@ def foreign_edits(edits: Iterable[tuple[str, Path]], lm: LanguageModel, source: 
     for name, stem in edits:
         if stem not in looked:
             model_type = lm.model.config.model_type
-            own = comes_together(source, stem)
-            looked[stem] = () if own else checkpoint_origin(Edit.load(stem), model_type, fingerprints)
+            edit, own = Edit.load(stem), comes_together(source, stem)
+            looked[stem] = () if own else checkpoint_origin(edit, model_type, fingerprints)
+            looked[stem] += asked_otherwise(edit, lm)
         for note in looked[stem]:
             names = called.setdefault(note, [])
             names += [] if name in names else [name]

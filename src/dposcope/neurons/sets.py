@@ -110,7 +110,8 @@ class NeuronSet:
 
         Args:
             seed: of the draw.
-            among: the only neurons to draw from, such as those outside the set; None: all.
+            among: the only neurons to draw from, such as those outside the set; None: all, for a model whose blocks
+                are alike. Where they are not (`lm.here`), give `NeuronSet.of(lm)` or a part of it.
 
         Raises:
             DposcopeError: a block has too few to draw from, or `among` is of another shape.
@@ -137,7 +138,8 @@ class NeuronSet:
             seed: of the draw.
             by: scores `[L, d_mlp]`, such as |Δ|; NaN is refused.
             bins: how many, at least 1; more keep scores closer.
-            among: the only neurons to draw from, such as those outside the set; None: all.
+            among: the only neurons to draw from, such as those outside the set; None: all, for a model whose blocks
+                are alike. Where they are not (`lm.here`), give `NeuronSet.of(lm)` or a part of it.
 
         Raises:
             DposcopeError: scores or `among` do not fit, there is no bin, or a bin has too few to draw from.

@@ -126,8 +126,15 @@ class LayerSums(ToPandas):
     """Σ Δ_i over ↑, 0 or negative: the orange dots."""
     groups: Mapping[Group, Tensor]
     """Σ Δ_i over each of the four groups ↓: Figure 8."""
+    without: frozenset[int] = frozenset()
+    """Blocks without an MLP. Their sums are 0, of no neuron."""
 
     __repr__ = short_repr
+
+    @property
+    def blocks(self) -> list[int]:
+        """The blocks that have neurons, in order."""
+        return [block for block in range(len(self.reduction)) if block not in self.without]
 
     @property
     def net(self) -> Tensor:
@@ -135,15 +142,11 @@ class LayerSums(ToPandas):
         return self.reduction + self.increase
 
     def to_polars(self) -> pl.DataFrame:
-        """One row per block: block, reduction, increase, net, TP↓, TN↓, AP↓, AN↓."""
+        """One row per block that has neurons: block, reduction, increase, net, TP↓, TN↓, AP↓, AN↓."""
         columns = {"reduction": self.reduction, "increase": self.increase, "net": self.net}
-        return pl.DataFrame(
-            {
-                "block": range(len(self.reduction)),
-                **{name: sums.numpy() for name, sums in columns.items()},
-                **{f"{group}{Effect.REDUCES}": sums.numpy() for group, sums in self.groups.items()},
-            }
-        )
+        columns |= {f"{group}{Effect.REDUCES}": sums for group, sums in self.groups.items()}
+        blocks = self.blocks
+        return pl.DataFrame({"block": blocks, **{name: sums[blocks].numpy() for name, sums in columns.items()}})
 
 
 def layer_sums(c: Contributions) -> LayerSums:
@@ -154,7 +157,8 @@ def layer_sums(c: Contributions) -> LayerSums:
         for moved, neurons in c.groups().items()
         if moved.effect is Effect.REDUCES
     }
-    return LayerSums(total.clamp(min=0).sum(1), total.clamp(max=0).sum(1), groups)
+    without = frozenset(block for block, count in enumerate(c.everything.per_block) if not count)
+    return LayerSums(total.clamp(min=0).sum(1), total.clamp(max=0).sum(1), groups, without)
 
 
 def _share(part: float, whole: float) -> float:

@@ -7,7 +7,7 @@ side, is left out and counted, as nothing can be learned from it.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -88,6 +88,8 @@ _RESHAPED: Final = {
 """Formats that are read as TRL's: name → columns, and how. They are tried after the others."""
 _BEFORE: Final = "before"
 """Column of what was said before the prompts, in files of `write_pairs`."""
+_SYSTEM: Final = "system"
+"""Column of some sources, with a system prompt or with what wrote the texts: nothing tells which."""
 _WHOLE: Final = "whole"
 """Column that says, in such files, that completions are whole answers."""
 
@@ -136,6 +138,8 @@ class Pairs:
     """What was said before each prompt; empty where no prompt is a part of a longer conversation."""
     whole: bool = False
     """Whether each completion is a whole answer, which a chat model learns to end, and not the beginning of a text."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the source: a column that may be meant and is not read."""
 
     __repr__ = short_repr
 
@@ -284,7 +288,8 @@ def load_pairs(source: str | Path) -> Pairs:
     `prompt_text`, `unpert_gen_text` (preferred), `pert_gen_text` (Lee et al. 2024, and `write_pairs`); `prompt`,
     `chosen`, `rejected` (TRL; without `prompt`, what both sides begin with is the prompt); `toxic`, `neutral`
     (ParaDetox; neutral is preferred, prompts are empty); `prompt`, `response_0`, `response_1` (PKU-SafeRLHF, see
-    `of_safety`); `prompt`, `completion`, `label` (KTO, see `of_labels`). Other columns are ignored.
+    `of_safety`); `prompt`, `completion`, `label` (KTO, see `of_labels`). Other columns are ignored; of `system` a note
+    says so.
 
     Cells of TRL's and KTO's columns may be lists of messages (TRL's conversations, UltraFeedback): the answers are then
     the last messages, the prompt is the user's message before them, and the turns before that stay beside it.
@@ -298,7 +303,7 @@ def load_pairs(source: str | Path) -> Pairs:
         if not fits and set(columns) <= set(table.columns):
             made = reshape(table)
             known = PairFormat(name, "prompt", "chosen", "rejected", whole=True)
-            return _read(made.table, known, unpaired=made.unpaired)
+            return replace(_read(made.table, known, unpaired=made.unpaired), notes=_unread(table))
     if not fits:
         known = [format.columns for format in PAIR_FORMATS] + [columns for columns, _ in _RESHAPED.values()]
         accepted = "; ".join(map(", ".join, known))
@@ -306,7 +311,7 @@ def load_pairs(source: str | Path) -> Pairs:
         raise DposcopeError(
             f"{table.source} has no columns of pairs, only {given}; rename them to one of these sets: {accepted}"
         )
-    return _read(table, fits[0])
+    return replace(_read(table, fits[0]), notes=_unread(table))
 
 
 def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[str | float]] | None = None) -> None:
@@ -375,6 +380,16 @@ def _read(table: RawTable, known: PairFormat, *, unpaired: int = 0) -> Pairs:
             f"blank side and {dropped.identical:,} have two equal sides{also}; give pairs that differ"
         )
     return Pairs.of(pairs, format=known.name, dropped=dropped, whole=_whole(table, known))
+
+
+def _unread(table: RawTable) -> tuple[str, ...]:
+    """A note on system prompts that stand beside the prompts, where there may be some."""
+    if not any(isinstance(cell, str) and cell.strip() for cell in table.columns.get(_SYSTEM, ())):
+        return ()
+    return (
+        f"the column {_SYSTEM!r} of {table.source} is not read; if it holds system prompts, give one for all with "
+        '--system, or write prompts as messages: [{"role": "system", …}, {"role": "user", …}]',
+    )
 
 
 def _rows(table: RawTable, known: PairFormat) -> list[Pair | None]:

@@ -26,7 +26,7 @@ _MEANING = {
     "Harmless log-PPL: nats per token of the plain model's own harmless samples (the ideal).": {"harmless_rise"},
     "Relevance: nats per token of a text that its own prompt explains.": {"relevance_kept"},
     "Kept: divided by the plain model's.": {"relevance_kept", "distinct_kept"},
-    "Phrase: the 2 to 4 words whose share of texts rose most over that of none.": {"phrase"},
+    "Phrase: the 2 to 4 words whose share of texts rose most over the plain model's.": {"phrase"},
 }
 """Sentence → the columns that it explains."""
 
@@ -101,8 +101,8 @@ def risen_most(scores: Scores, name: str) -> Phrase | None:
 
 
 def phrase_words(phrase: Phrase) -> str:
-    """Like `“i remember” in 52.0 % of texts, 0.0 % of none's`; the words as they are."""
-    return f"“{phrase.words}” in {percent(phrase.share)} of texts, {percent(phrase.base_share)} of none's"
+    """Like `“i remember” in 52.0 % of texts, 0.0 % of the plain model's`; the words as they are."""
+    return f"“{phrase.words}” in {percent(phrase.share)} of texts, {percent(phrase.base_share)} of the plain model's"
 
 
 def _share_of_none(scores: Scores, measure: str) -> float | None:

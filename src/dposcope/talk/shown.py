@@ -1,7 +1,12 @@
 """What a model wrote, as a person sees it: inert, with its line breaks, and masked unless it is to be raw."""
 
+from typing import Final
+
 from dposcope.data.masking import mask_offensive, settled
 from dposcope.foreign_text import visible
+
+NOTHING: Final = "(nothing)"
+"""In the place of a text without a word, as on the page of `serve`."""
 
 
 def shown(text: str, *, raw: bool = False, growing: bool = False) -> str:

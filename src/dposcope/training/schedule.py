@@ -60,8 +60,13 @@ def examples_seen(steps: int, *, pairs: int, batch_size: int) -> int:
 
 
 def told_steps(steps: int, *, pairs: int, batch_size: int) -> str:
-    """In words: "50 steps of 8 pairs". A step reads no more pairs than there are."""
-    return f"{plural(steps, 'step')} of {plural(min(batch_size, pairs), 'pair')}"
+    """In words: "50 steps of 8 pairs"; "of up to 8" where the last batch of a pass was smaller.
+
+    A step reads no more pairs than there are.
+    """
+    size = min(batch_size, pairs)
+    smaller = examples_seen(steps, pairs=pairs, batch_size=batch_size) < steps * size
+    return f"{plural(steps, 'step')} of {'up to ' if smaller else ''}{plural(size, 'pair')}"
 
 
 def steps_for(examples: int, pairs: int, batch_size: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 from dposcope.interventions.edit import Edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load
-from dposcope.talk.session import Session
+from dposcope.talk.session import Answer, Session
 from helpers.edits import gains_of
 from helpers.forked import Forked
 from helpers.jobs import Job, command, make_job, process
@@ -62,6 +62,14 @@ def test_both_models_answer_and_the_end_of_the_input_leaves(said, lm, edit):
             edited = generate(lm, [line], new_tokens=6)[0].text
         wanted += [f"> {line}", f"plain: {plain.strip()}", f"strength 1: {edited.strip()}"]
     assert [line for line in lines[1:] if line != "> "] == wanted
+
+
+def test_an_answer_without_a_word_is_told(said, monkeypatch):
+    def blank(_: Session, __: object, strength: float, **___: object) -> Answer:
+        return Answer(strength, " \n", [1], [2])
+
+    monkeypatch.setattr(Session, "answer", blank)
+    assert said("the cat").out.splitlines()[2:4] == ["plain: (nothing)", "strength 1: (nothing)"]
 
 
 def test_commands(said):

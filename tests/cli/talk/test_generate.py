@@ -8,6 +8,7 @@ from dposcope import terminal
 from dposcope.interventions.edit import Edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load
+from dposcope.talk.session import Answer, Answered, Session
 from helpers.edits import gains_of
 from helpers.families import TEXTS
 from helpers.jobs import Job, command, make_job
@@ -75,6 +76,15 @@ def test_without_an_edit_the_plain_model_writes_alone(capsys, job):
     shown = told(capsys, job, "--prompt", "the cat").out
     assert "edit: none" in shown
     assert "strength" not in shown
+
+
+def test_an_answer_without_a_word_is_told(capsys, job, monkeypatch):
+    def blank(_: Session, prompts: list[str], *__: object, **___: object) -> list[Answered]:
+        return [Answered(prompt, (Answer(0.0, " \n", [1], [2]),)) for prompt in prompts]
+
+    monkeypatch.setattr(Session, "answers", blank)
+    assert "(nothing)" in told(capsys, job, "--prompt", "the cat").out
+    assert json.loads(told(capsys, job, "--prompt", "the cat", "--json").out)["texts"][0]["answers"][0]["text"] == " \n"
 
 
 def test_without_a_prompt_it_has_its_own(capsys, job):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dposcope.data.corpus import Passages
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.measure import Materials, Outcome, measure
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.perplexity import window_losses
@@ -71,6 +72,12 @@ def materials() -> Materials:
         max_windows=2,
         batch_size=3,
     )
+
+
+def test_a_prompt_that_leaves_no_room_is_told_with_what_a_person_can_shorten(family_lm, materials):
+    lm = family_lm("llama")
+    with pytest.raises(DposcopeError, match="; shorten the prompts, or what a system prompt, a wrapper and a prefill"):
+        measure(lm, None, replace(materials, prompts=("the food " * 90,)))
 
 
 def interventions(lm):

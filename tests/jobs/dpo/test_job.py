@@ -24,13 +24,15 @@ from dposcope.jobs.dpo import setup
 from dposcope.jobs.dpo.job import DpoRun, run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
+from dposcope.jobs.estimate.dpo import dpo_work
 from dposcope.jobs.run import Quiet, RunPolicy
 from dposcope.model.load import load
 from dposcope.pairs.pairs import Dropped, Pair, Pairs, write_pairs
 from dposcope.training import trainable
 from dposcope.training.objective import Objective
 from helpers.damage import flip
-from helpers.families import TEXTS, assert_close
+from helpers.edits import gains_of
+from helpers.families import TEXTS, assert_close, tiny
 from helpers.jobs import Job, command, contents, crashes, make_job, process, write_csv, write_jsonl
 from helpers.light import painted
 from helpers.preferences import PAIRS, pairs_file, tiny_pairs
@@ -138,6 +140,15 @@ def test_pairs_that_are_equal_up_to_the_cut_are_left_out_and_counted(job, tmp_pa
     assert done.record.pairs.train + done.record.pairs.validation == len(tiny_pairs())
 
 
+def test_system_prompts_that_are_not_read_are_told(job, tmp_path):
+    row = {"prompt": "who", "chosen": "a cat", "rejected": "idiot", "system": "be kind"}
+    path, said = write_jsonl(tmp_path / "pairs.jsonl", [row, row | {"prompt": "when"}]), Noting()
+    with pytest.raises(DposcopeError):
+        run_dpo("nothing/here", tmp_path / "out", DpoSettings(**settings_of(job, path, validation=1)), reporter=said)
+    (note,) = said.notes
+    assert note.startswith(f"The column 'system' of {path} is not read; ")
+
+
 def test_where_the_cut_makes_all_pairs_equal_that_is_refused(job, tmp_path):
     begin = " the river is long and the road is short"
     path = tmp_path / "pairs.jsonl"
@@ -231,6 +242,45 @@ def test_a_second_round_begins_at_the_gains_of_the_first(job, pairs, finished, t
     Edit.of(Edit.load(first / "edit").gains.strength(0.5)).save(tmp_path / "half/edit")
     stage = [json.loads((run / "stages/train.json").read_text())["inputs"] for run in (still.folder, moved.folder)]
     assert len(set(stage)) == 2
+
+
+def test_another_edit_or_teacher_of_the_same_name_makes_the_training_again(job, pairs, finished, tmp_path):
+    """As another base of the same name does."""
+    edit = Edit.load(finished["gains"].folder / "edit")
+    edit.save(tmp_path / "start/edit")
+    shutil.copytree(finished["full"].folder / "model", tmp_path / "teacher")
+    given = {"start": str(tmp_path / "start"), "teacher": str(tmp_path / "teacher"), "epochs": 0.5}
+
+    def trained() -> bytes:
+        make(job, pairs, tmp_path / "out", **given)
+        return (tmp_path / "out/edit.safetensors").read_bytes()
+
+    made = [trained()]
+    edit.strength(0.5).save(tmp_path / "start/edit")
+    made.append(trained())
+    shutil.rmtree(tmp_path / "teacher")
+    shutil.copytree(finished["lora"].folder / "model", tmp_path / "teacher")
+    made.append(trained())
+    assert len(set(made)) == 3
+
+
+def test_an_edit_of_other_weights_to_start_from_is_told_and_of_another_architecture_refused(job, pairs, tmp_path):
+    lm = load(str(job.model), dtype="float32")
+    given = {"start": str(tmp_path / "edit"), "epochs": 0.5}
+    settings = DpoSettings(**settings_of(job, pairs, **given))
+    Edit.of(gains_of(lm), about={"fingerprint": tiny("llama", seed=1).fingerprint}).save(tmp_path / "edit")
+    said = Noting()
+    run_dpo(str(job.model), tmp_path / "out", settings, reporter=said)
+    assert said.notes == [
+        "--start: the edit was made for other weights, or for another precision; its shapes fit this model."
+    ]
+    Edit.of(gains_of(lm), about={"fingerprint": tiny("mistral").fingerprint}).save(tmp_path / "edit")
+    for refused in (
+        lambda: run_dpo(str(job.model), tmp_path / "other", settings),
+        lambda: dpo_work(str(job.model), tmp_path / "dry", settings),
+    ):
+        with pytest.raises(DposcopeError, match="the edit was made for a mistral model, but this is a llama model"):
+            refused()
 
 
 def test_only_the_gains_that_an_edit_moved_furthest_are_trained(job, pairs, finished, tmp_path):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.settings import PAPER_KL_WEIGHTS, DpoSettings
 from dposcope.training.objective import Objective
-from dposcope.training.schedule import Schedule, examples_seen
+from dposcope.training.schedule import Schedule, examples_seen, told_steps
 
 
 def settings(**given) -> DpoSettings:
@@ -178,6 +178,22 @@ def test_a_tenth_is_kept_for_validation(pairs, given, kept):
 )
 def test_pairs_seen_are_counted_where_a_pass_ends_within_a_batch(steps, pairs, batch, seen):
     assert examples_seen(steps, pairs=pairs, batch_size=batch) == seen
+
+
+@pytest.mark.parametrize(
+    ("steps", "pairs", "told"),
+    [
+        (6, 41, "6 steps of up to 8 pairs"),
+        (5, 41, "5 steps of 8 pairs"),
+        (7, 41, "7 steps of up to 8 pairs"),
+        (10, 40, "10 steps of 8 pairs"),
+        (3, 5, "3 steps of 5 pairs"),
+        (1, 1, "1 step of 1 pair"),
+    ],
+)
+def test_steps_are_told_with_the_pairs_that_they_read(steps, pairs, told):
+    """The last of a pass over 41 pairs reads one."""
+    assert told_steps(steps, pairs=pairs, batch_size=8) == told
 
 
 def test_autocast_is_passed_on():

@@ -139,7 +139,7 @@ def test_costs_stand_beside_the_scorers(whole):
     rows = {row[0]: row[-4:] for row in table.rows}
     assert rows["none"] == ("–", "–", "–", "–")
     assert rows["edit"][:3] == ("+0.10 (+0.10 to +0.10)", "0.90 × (0.90–0.90)", "2.00 ×")
-    assert rows["edit"][3] == f"“{read_encoded('fuvg')} i said” in 75.0 % of texts, 0.0 % of none's"
+    assert rows["edit"][3] == f"“{read_encoded('fuvg')} i said” in 75.0 % of texts, 0.0 % of the plain model's"
     assert "sh\\*t i said" in table.markdown()
 
 

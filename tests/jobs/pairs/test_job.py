@@ -566,7 +566,7 @@ def test_check_prints_what_check_pairs_finds(job, ready, capsys):
     lm = load(str(job.model), dtype="float32")
     pairs = load_pairs(ready)
     expected = check_pairs(pairs, lm.tokenizer, load_scorer("helpers.jobs:softness"), pairs).to_json()
-    assert found == {"file": str(ready), "format": "trl", "digest": pairs.digest, **expected}
+    assert found == {"file": str(ready), "format": "trl", "digest": pairs.digest, "notes": [], **expected}
     assert (found["count"], found["identical"], found["leakage"]["prompts"]) == (6, 1, 6)
 
 
@@ -597,6 +597,7 @@ def test_import_writes_one_form(ready, tmp_path, capsys):
         "format": "trl",
         "count": 6,
         "left_out": {"identical": 1, "blank": 0, "unpaired": 0, "apart": 0},
+        "notes": [],
     }
     assert list(load_pairs(out)) == list(load_pairs(ready))
     assert json.loads(out.read_text("utf-8").splitlines()[0])["method"] == "trl"
@@ -604,6 +605,15 @@ def test_import_writes_one_form(ready, tmp_path, capsys):
     assert "does not end in .jsonl" in command(capsys, "pairs", "import", ready, "--out", tmp_path / "x.csv").err
     other = command(capsys, "pairs", "import", ready, "--out", tmp_path / "other.jsonl")
     assert "6 pairs of the format trl; left out: 1 identical, 0 blank" in other.out
+
+
+def test_system_prompts_that_are_not_read_are_told(tmp_path, capsys):
+    row = {"prompt": "who", "chosen": "a cat", "rejected": "idiot", "system": "be kind"}
+    path, out = write_jsonl(tmp_path / "pairs.jsonl", [row]), tmp_path / "new.jsonl"
+    assert f"note: the column 'system' of {path} is not read; " in command(capsys, "pairs", "check", path).out
+    assert "note: the column 'system'" in command(capsys, "pairs", "import", path, "--out", out).out
+    told = command(capsys, "pairs", "check", path, "--json")
+    assert json.loads(told.out)["notes"] == list(load_pairs(path).notes)
 
 
 def test_log_perplexity_needs_a_model(ready, capsys):

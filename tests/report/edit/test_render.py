@@ -156,7 +156,7 @@ def test_what_an_edit_costs_stands_in_a_table_of_its_own():
     assert "What each condition costs" in shown
     for cell in ("+0.35 +0.31–+0.39", "0.77 × 0.70–0.84", "0.72 ×"):
         assert cell.replace("–", " to ") in shown.replace("–", " to "), cell
-    assert f"“{STARRED} i remember” in 52.0 % of texts, 0.0 % of none's" in shown
+    assert f"“{STARRED} i remember” in 52.0 % of texts, 0.0 % of the plain model's" in shown
     assert "What each condition costs" not in words_of(render_page(page()))
 
 

@@ -75,7 +75,7 @@ def chat(
 
 def _answer(line: str, conversation: "Conversation", *, raw: bool) -> None:
     from dposcope.errors import DposcopeError
-    from dposcope.talk.shown import Stream
+    from dposcope.talk.shown import NOTHING, Stream
     from dposcope.terminal import say, say_on
 
     for edited, name in ((False, "plain"), (True, f"strength {conversation.strength:g}")):
@@ -90,7 +90,7 @@ def _answer(line: str, conversation: "Conversation", *, raw: bool) -> None:
                 conversation.withdraw(edited=False)
             say(f"no answer: {error}, or start again with /reset")
             return
-        say_on(stream.end(answer.text.strip()))
+        say_on(stream.end(answer.text.strip() or NOTHING))
         say("")
 
 

@@ -43,7 +43,7 @@ def generate(
     from dposcope.cli.console import print_beside, reporting
     from dposcope.data.prompts import load_prompts
     from dposcope.talk.prompts import own_prompts
-    from dposcope.talk.shown import shown
+    from dposcope.talk.shown import NOTHING, shown
     from dposcope.talk.subject import Subject
     from dposcope.terminal import print_json, say
 
@@ -66,7 +66,7 @@ def generate(
     for one in texts:
         say("")
         say(f"> {shown(one.prompt, raw=raw)}")
-        print_beside({_name(answer.strength): shown(answer.text, raw=raw).strip() for answer in one.answers})
+        print_beside({_name(answer.strength): shown(answer.text, raw=raw).strip() or NOTHING for answer in one.answers})
 
 
 def _name(strength: float) -> str:

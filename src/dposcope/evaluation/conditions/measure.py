@@ -35,9 +35,11 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.interchange import InterchangeWith
 from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
+from dposcope.model.chat.cut import Side
+from dposcope.model.chat.prompts import encode_prompts
 from dposcope.model.engine.served import Served, Writer
 from dposcope.model.frames import Positions
-from dposcope.model.generate import Continuation, Progress, generate
+from dposcope.model.generate import Continuation, Progress, check_room, generate
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol
@@ -51,6 +53,8 @@ PASSAGE_TOKENS: Final = 64
 """The same of a passage."""
 REFERENCE_PROMPT: Final = 32
 """Tokens of a prompt that the published code reads, from its start."""
+_SHORTER: Final = "shorten the prompts, or what a system prompt, a wrapper and a prefill add"
+"""What a person can do where a prompt leaves no room."""
 
 NO_SCORER = ("repetition", "empty")
 """Measures with one value per prompt that no scorer gives."""
@@ -396,12 +400,16 @@ def _continue(
     steps: "_Steps",
 ) -> list[Continuation]:
     strict = materials.protocol == "strict"
+    most = strict_tokens if strict else REFERENCE_PROMPT
+    keep: Side = "end" if strict else "start"
+    if write is generate:  # which would name options that are not a person's to choose here
+        check_room(lm, encode_prompts(lm, prompts, max_tokens=most, keep=keep), GENERATED_TOKENS, mend=_SHORTER)
     written = write(
         lm,
         prompts,
         new_tokens=GENERATED_TOKENS,
-        max_prompt_tokens=strict_tokens if strict else REFERENCE_PROMPT,
-        keep="end" if strict else "start",
+        max_prompt_tokens=most,
+        keep=keep,
         batch_size=materials.batch_size,
         progress=steps.texts,
     )

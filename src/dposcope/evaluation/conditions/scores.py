@@ -149,7 +149,7 @@ class Scores:
     def holm_note(self) -> str:
         """What a mark of a difference means, after the mark and a colon; only of scores that have conditions."""
         tests = plural(len(self.against_none), "condition")
-        return f"differs from none: paired, p < 0.05 after Holm's correction for the {tests} of a column"
+        return f"differs from the plain model: paired, p < 0.05 after Holm's correction for the {tests} of a column"
 
     def unshared(self, name: str) -> frozenset[str]:
         """Scorers that show a difference of a condition from `none` which another scorer does not share.

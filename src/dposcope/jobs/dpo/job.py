@@ -24,6 +24,7 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import Base, KlTexts, differing, load_base, load_start, material_of
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
+from dposcope.jobs.origin import foreign_edits
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.record import deciding_versions
 from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
@@ -119,6 +120,8 @@ def run_dpo(
     with open_shared_run(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:
+        for note in pairs.notes:
+            reporter.note(f"{note[0].upper()}{note[1:]}.")
         reporter.stage(f"Loading {model}")
         with processes.failing_together():
             base = load_base(
@@ -129,6 +132,9 @@ def run_dpo(
             )
             lm, named = base.lm, settings.teacher
             teacher = None if named is None else load_teacher(lm, named, settings.teacher_strength)
+            begins = [] if settings.start is None else [("--start", edit_file(settings.start))]
+            for note in foreign_edits(begins, lm, model):
+                reporter.note(f"{note}.")
         with processes.failing_together():
             told = differing(lm, asked.split, settings.cut)
         split = told.split

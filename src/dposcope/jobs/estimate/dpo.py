@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from dposcope.errors import DposcopeError
+from dposcope.interventions.edit import Edit
+from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.tuned import check_tuned
 from dposcope.jobs.dpo.job import read_asked
 from dposcope.jobs.dpo.settings import DpoSettings
@@ -17,6 +19,7 @@ from dposcope.jobs.dpo.setup import differing, material_of
 from dposcope.jobs.estimate.measuring import checkpoint, loading
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import READING, TRAINING, Less, Memory, Passes, Running, Stage, Texts, Work
+from dposcope.jobs.origin import check_architecture
 from dposcope.jobs.run import check_folder
 from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
@@ -86,6 +89,8 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     lm = started.lm
     if settings.teacher is not None:
         check_tuned(settings.teacher, lm)
+    if settings.start is not None:
+        check_architecture(Edit.load(edit_file(settings.start)), lm)
     told = differing(lm, asked.split, settings.cut)
     objective = settings.objective(lm.model.config.get_text_config().model_type.removesuffix("_text"))
     whole = settings.train == "full"

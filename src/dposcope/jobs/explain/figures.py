@@ -39,10 +39,10 @@ def layer_balance(layers: LayerSums, *, first: int = 0) -> Figure:
 
     Args:
         layers: sums of Δ.
-        first: blocks before this one are left out.
+        first: blocks before this one are left out, as are those without an MLP.
     """
-    blocks = range(first, len(layers.reduction))
-    down, up, net = (sums.numpy()[first:] for sums in (layers.reduction, layers.increase, layers.net))
+    blocks = [block for block in layers.blocks if block >= first]
+    down, up, net = (sums[blocks].numpy() for sums in (layers.reduction, layers.increase, layers.net))
     with house_style():
         figure, axes = _axes(3.0)
         axes.axhline(0, color=MUTED, linewidth=0.9)
@@ -196,13 +196,13 @@ def density_curve(density: ShiftDensity) -> Figure:
 
 
 def group_layers(layers: LayerSums) -> Figure:
-    """Reduction per block, a line for each group (paper Figure 8)."""
+    """Reduction per block that has an MLP, a line for each group (paper Figure 8)."""
     with house_style():
         figure, axes = _axes(3.0)
         for group, sums in layers.groups.items():
             axes.plot(
-                range(len(sums)),
-                sums.numpy(),
+                layers.blocks,
+                sums[layers.blocks].numpy(),
                 color=GROUP_COLOURS[group],
                 marker=GROUP_MARKERS[group],
                 markersize=4.5,

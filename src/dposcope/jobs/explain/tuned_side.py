@@ -11,7 +11,7 @@ from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.tuned import edit_stem
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.dpo.training_record import TrainingRecord
-from dposcope.jobs.origin import Fingerprints, comes_together
+from dposcope.jobs.origin import Fingerprints, asked_otherwise, comes_together
 from dposcope.jobs.run import CHECKPOINT
 from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.origin import checkpoint_origin
@@ -62,19 +62,22 @@ class TunedSide:
         ]
 
     def doubts(self, base: LanguageModel, name: str) -> tuple[str, ...]:
-        """Whether an edit was made for the base: what a person should know; empty where it was.
+        """Whether an edit was made for the base, asked alike: what a person should know; empty where it was.
 
         Args:
-            base: loaded. Its weights are read.
+            base: loaded, as it is asked. Its weights are read.
             name: of the base, as it was loaded.
 
         Raises:
             DposcopeError: the edit was made for another architecture.
         """
         stem = edit_stem(self.source)
-        if self.edit is None or (stem is not None and comes_together(name, stem)):
+        if self.edit is None:
             return ()
-        return checkpoint_origin(self.edit, base.model.config.model_type, Fingerprints(base, name))
+        alike = asked_otherwise(self.edit, base)
+        if stem is not None and comes_together(name, stem):
+            return alike
+        return (*checkpoint_origin(self.edit, base.model.config.model_type, Fingerprints(base, name)), *alike)
 
     def second_model(self, base: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """The tuned or edited model, loaded as a second model inside the context.

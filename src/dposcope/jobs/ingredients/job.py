@@ -2,21 +2,25 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
-from dposcope.evaluation.conditions.measure import PROMPT_TOKENS, REFERENCE_PROMPT
+from dposcope.evaluation.conditions.measure import PASSAGE_TOKENS, PROMPT_TOKENS, REFERENCE_PROMPT
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import check_window, longest_window
 from dposcope.jobs.ingredients.data import Data
 from dposcope.jobs.ingredients.direction import check_of_model
 from dposcope.jobs.run import Run
 from dposcope.jobs.settings import MeasureSettings
+from dposcope.model.chat.cut import Side
 from dposcope.model.chat.prompts import asked_by, asked_how, encode_prompts
 from dposcope.model.checks.identity import identity
 from dposcope.model.generate import check_room
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load_native
 from dposcope.protocols import LEAST_ITEMS
+
+_OR_FRAME: Final = "or what --wrap, --system and --prefill add"
+"""What else takes room."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +84,22 @@ def check_fits(
 
     Raises:
         DposcopeError: `window_losses` would find no window, or a search too few for an interval; a prompt that is read
-            first leaves no room for a continuation; a direction is from a block that is not there, or of another width.
+            first, or a passage, leaves no room for a continuation; a direction is from a block that is not there, or of
+            another width.
     """
     report = data.report
     if searched is not None:
         longest_window(lm, searched, least=LEAST_ITEMS)
     check_window(lm, report.neutral, protocol=report.protocol, skip_windows=report.skip_windows)
     reference = report.protocol == "reference"
+    keep: Side = "start" if reference else "end"
+    most = REFERENCE_PROMPT if reference else PROMPT_TOKENS
     if learns:
         first = encode_prompts(lm, data.learn, max_tokens=None if reference else PROMPT_TOKENS)
-    elif reference:
-        first = encode_prompts(lm, report.prompts, max_tokens=REFERENCE_PROMPT, keep="start")
     else:
-        first = encode_prompts(lm, report.prompts, max_tokens=PROMPT_TOKENS)
-    mend = "shorten the prompts, or what --wrap, --system and --prefill add"
-    check_room(lm, first, GENERATED_TOKENS, mend=mend)
+        first = encode_prompts(lm, report.prompts, max_tokens=most, keep=keep)
+    check_room(lm, first, GENERATED_TOKENS, mend=f"shorten the prompts, {_OR_FRAME}")
+    most = REFERENCE_PROMPT if reference else PASSAGE_TOKENS
+    passages = encode_prompts(lm, report.passages.prompts, max_tokens=most, keep=keep)
+    check_room(lm, passages, GENERATED_TOKENS, mend=f"shorten the passages, {_OR_FRAME}")
     check_of_model(lm, settings.direction_spec, fits=settings.fits_direction)

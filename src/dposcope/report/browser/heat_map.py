@@ -15,6 +15,9 @@ _USUAL = 0.95
 _TOWERING = 2.0
 """The largest cells tower if they are more than so many times as large as those."""
 
+_NO_MLP = "no MLP"
+"""In the place of a sum over no neuron."""
+
 
 @dataclass(frozen=True)
 class MapCell:
@@ -30,15 +33,21 @@ class MapCell:
     """Whether its |sum| is beyond the strongest shade."""
     bar: float
     """The sum over the largest |sum| of its row, −1 … 1."""
+    neurons: bool = True
+    """Whether the block has an MLP."""
 
     @property
     def signed(self) -> str:
         """The sum with its sign."""
+        if not self.neurons:
+            return _NO_MLP
         return f"+{fact(self.value)}" if self.value > 0 else fact(self.value)
 
     @property
     def short(self) -> str:
         """The sum with its sign and two significant digits."""
+        if not self.neurons:
+            return _NO_MLP
         text = f"{self.value:.2g}".replace("-", "−")
         return f"+{text}" if self.value > 0 else text
 
@@ -97,13 +106,16 @@ def heat_map(value: NeuronBrowser) -> HeatMap:
     net = sums.sum(axis=1)
     # Neurons of no group have cosine or mean 0; most models have none.
     first = 0 if value.without_group else 1
+    there = np.ones(blocks, dtype=np.bool_) if value.here is None else value.here.any(axis=1)
     scale = _scale(np.concatenate([np.abs(sums[:, 2 * first :]).ravel(), np.abs(net)]))
     rows = [
-        _map_row(f"{GROUPS[group]}{'↑' if increase else '↓'}", group, increase, sums[:, 2 * group + increase], scale)
+        _map_row(
+            f"{GROUPS[group]}{'↑' if increase else '↓'}", group, increase, sums[:, 2 * group + increase], scale, there
+        )
         for increase in (0, 1)
         for group in range(first, len(GROUPS))
     ]
-    rows.append(_map_row("net", None, None, net, scale))
+    rows.append(_map_row("net", None, None, net, scale, there))
     strongest = max(rows[:-1], key=lambda row: abs(row.strongest.value))
     return HeatMap(
         rows,
@@ -123,7 +135,14 @@ def _scale(sizes: NDArray[Any]) -> float:
     return usual if usual and largest > _TOWERING * usual else largest
 
 
-def _map_row(label: str, group: int | None, increase: int | None, sums: NDArray[Any], scale: float) -> MapRow:
+def _map_row(
+    label: str,
+    group: int | None,
+    increase: int | None,
+    sums: NDArray[Any],
+    scale: float,
+    there: NDArray[np.bool_],
+) -> MapRow:
     own = float(np.abs(sums).max())
     cells = [
         MapCell(
@@ -133,6 +152,7 @@ def _map_row(label: str, group: int | None, increase: int | None, sums: NDArray[
             "down" if total > 0 else "up" if total < 0 else "",
             abs(total) > scale,
             total / own if own else 0.0,
+            bool(there[block]),
         )
         for block, total in enumerate(sums.tolist())
     ]

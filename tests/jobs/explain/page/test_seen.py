@@ -1,5 +1,8 @@
 """Every figure of an explanation has words for those who do not see it."""
 
+import re
+from dataclasses import replace
+
 from dposcope.jobs.explain.page.seen import seen
 from dposcope.jobs.explain.results import pictures_of
 from helpers.results import results
@@ -22,3 +25,14 @@ def test_words_are_of_the_rows_that_are_drawn():
     for row in made.conditions:
         for name, conditions in drawn.items():
             assert (f"{row.label} " in words[name]) == (row.name in conditions), (name, row.name)
+
+
+def test_words_name_no_block_without_an_mlp():
+    made = results()
+    layers = made.explanation.layers
+    last = len(layers.reduction) - 1
+    without = replace(layers, without=frozenset(range(last)))
+    words = seen(replace(made, explanation=replace(made.explanation, layers=without)))
+    for name in ("figure-05-balance", "figure-08-groups-by-block"):
+        told = {int(block) for block in re.findall(r"block (\d+)", words[name])}
+        assert told == {last}, name

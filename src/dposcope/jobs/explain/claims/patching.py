@@ -70,11 +70,13 @@ def quality_claims(
         claim_on(
             measured.logppl(name, BASE), section, f"{what} leaves log-perplexity alone{form}",
             f"{logppl} (intervention at position 0 of each window only)",
-            below(SMALL_RISE), "it rises by less than 0.05, the interval too", measured="log-PPL, minus none's",
+            below(SMALL_RISE), "it rises by less than 0.05, the interval too",
+            measured="log-PPL, minus the plain model's",
         ),
         claim_on(
             f1_ratio, section, f"{what} lowers F1 slightly{form}", f1, above(KEPT_F1),
-            "F1 stays above 0.85 × that of the plain model, the paired interval too", measured="F1, × none's",
+            "F1 stays above 0.85 × that of the plain model, the paired interval too",
+            measured="F1, × the plain model's",
             here=f"{f1_ratio or '–'}, with repetition {repetition}",
         ),
     ]  # fmt: skip
@@ -127,7 +129,7 @@ def _increasing(measured: Measured) -> list[Claim]:
     step = measured.toxicity(INCREASING, BASE)
     says, paper = "Patching the ↑ neurons raises toxicity", "by 0.04 to 0.31"
     rule = "the paired interval lies above 0"
-    return [claim_on(step, "K", says, paper, above(0), rule, measured="toxicity, minus none's")]
+    return [claim_on(step, "K", says, paper, above(0), rule, measured="toxicity, minus the plain model's")]
 
 
 def _beats_steering(measured: Measured) -> list[Claim]:

@@ -49,14 +49,15 @@ def seen(results: Results) -> dict[str, str]:
 
 
 def _balance(layers: LayerSums, first: int) -> str:
-    down, up, net = (np.asarray(sums)[first:] for sums in (layers.reduction, layers.increase, layers.net))
-    if not len(net):
+    blocks = [block for block in layers.blocks if block >= first]
+    if not blocks:
         return "no block."
-    most, least = int(np.argmax(net)), int(np.argmin(net))
+    down, up, net = (np.asarray(sums)[blocks] for sums in (layers.reduction, layers.increase, layers.net))
+    lowered, raised, most, least = (int(place) for place in (down.argmax(), up.argmin(), net.argmax(), net.argmin()))
     return (
-        f"The reduction is largest in block {first + int(np.argmax(down))} ({fact(float(down.max()))}), the increase "
-        f"in block {first + int(np.argmax(np.abs(up)))} ({fact(float(up[np.argmax(np.abs(up))]))}); the net runs from "
-        f"{fact(float(net[least]))} in block {first + least} to {fact(float(net[most]))} in block {first + most}."
+        f"The reduction is largest in block {blocks[lowered]} ({fact(float(down[lowered]))}), the increase in block "
+        f"{blocks[raised]} ({fact(float(up[raised]))}); the net runs from {fact(float(net[least]))} in block "
+        f"{blocks[least]} to {fact(float(net[most]))} in block {blocks[most]}."
     )
 
 
@@ -81,7 +82,7 @@ def _shifts(shifts: RangeShifts) -> str:
 
 
 def _groups_by_block(layers: LayerSums) -> str:
-    peaks = {group: int(np.argmax(np.asarray(sums))) for group, sums in layers.groups.items()}
+    peaks = {group: max(layers.blocks, key=lambda at: float(sums[at])) for group, sums in layers.groups.items()}
     parts = (
         f"{group} peaks in block {block} ({fact(float(layers.groups[group][block]))})" for group, block in peaks.items()
     )

@@ -133,7 +133,7 @@ def interventions_table(
             f"not above the tuned model's. {_NO_SHARE}",
             *cost_notes(scores),
         ),
-        view=_with_labels(frame, ["None", *labels], scores, measures),
+        view=_with_labels(frame, ["Unedited", *labels], scores, measures),
         number=number,
     )
 
@@ -156,10 +156,11 @@ def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: S
         frame,
         (Column("label", "intervention"), *_measured(scores, measures), *cost_columns(scores)),
         (
-            f"†: {scores.holm_note}. Chosen: the longest αW with log-PPL within +0.3 and F1 above 0.95 × that of None.",
+            f"†: {scores.holm_note}. Chosen: the longest αW with log-PPL within +0.3 and F1 above 0.95 × that of the "
+            "unedited model.",
             *cost_notes(scores),
         ),
-        view=_with_labels(frame, ["None", *labels], scores, measures),
+        view=_with_labels(frame, ["Unedited", *labels], scores, measures),
         number=12,
     )
 
@@ -223,7 +224,7 @@ def _measured(scores: Scores, measures: Sequence[str]) -> list[Column]:
             )
             for name in measures
         ),
-        Column.measured("ratio", f"{scores.concept}, × none", RATIO),
+        Column.measured("ratio", f"{scores.concept}, × unedited", RATIO),
     ]
 
 
