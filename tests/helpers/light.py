@@ -1,7 +1,7 @@
 """Runs of commands on tiny models without what most tests do not look at, in half the time."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dposcope.evaluation.conditions import measure
 from dposcope.jobs.estimate import explain, measuring
 from dposcope.jobs.estimate.machine import Machine
 from dposcope.jobs.ingredients import job
+from dposcope.report import figures
 
 MODULES = (overlap, measure, job, explain, measuring)
 """All that name the number of tokens."""
@@ -25,6 +26,7 @@ WHOLE = overlap.GENERATED_TOKENS
 """Those 20."""
 
 _PAINT = Figure.savefig
+_DRAWING = figures._drawing
 
 _BLANK = {
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"/>',
@@ -49,6 +51,7 @@ def light(tokens: int = TOKENS) -> Generator[None]:
     processes of `forked.py`, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _leave_blank)
+        patch.setattr(figures, "_drawing", lambda _figure: nullcontext())  # it makes every mark of every axis
         patch.setattr(Machine, "measured", _measured)
         for module in MODULES:
             patch.setattr(module, "GENERATED_TOKENS", tokens)
@@ -60,6 +63,7 @@ def painted() -> Generator[None]:
     """Within, figures are painted, though this be within `light`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _PAINT)
+        patch.setattr(figures, "_drawing", _DRAWING)
         yield
 
 

@@ -17,11 +17,14 @@ from dposcope.neurons.activations import recording
 from dposcope.neurons.contributions import contributions
 from dposcope.neurons.groups import Group, select_fraction
 from dposcope.neurons.shifts import (
+    _r,
     change_summary,
+    coefficients,
     correlations,
     edit_agreement,
     shift_density,
     shift_of_gains,
+    shift_percent,
     top_toxic,
 )
 from helpers.changes import MOVED, family_change, neurons_of, random_change, random_means
@@ -176,6 +179,17 @@ def test_correlations_are_those_of_the_definition(name):
         assert correlation.r == pytest.approx(pearson_by_hand(shifts, values), rel=1e-8)
         assert correlation.p == pytest.approx(pearsonr(shifts, values).pvalue, rel=1e-6)
         assert correlation.neurons == len(neurons)
+    assert coefficients(found) == (both.cosine.r, both.activation.r)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 3000])
+def test_a_coefficient_alone_is_scipys_to_the_bit(n):
+    draw = torch.Generator().manual_seed(n)
+    for scale in (1e-200, 1e-3, 1.0, 1e200):
+        one, other = (scale * torch.randn(n, generator=draw, dtype=torch.float64) for _ in range(2))
+        for second in (other, one, -one, one + 0.1 * other):
+            assert _r(one, second) == pearsonr(one.numpy(), second.numpy()).statistic
+    assert _r(one, torch.ones_like(one)) is None
 
 
 def test_nothing_goes_with_what_is_the_same_everywhere():
@@ -225,6 +239,7 @@ def test_a_summary_is_that_of_the_definition(name):
     moved = statistics.fmean(abs(neuron.shift) for neuron in neurons)
     size = statistics.fmean(abs(neuron.before) for neuron in neurons)
     assert summary.shift_percent == pytest.approx(100 * moved / size, rel=1e-9)
+    assert summary.shift_percent == shift_percent(found)
     ratios = [abs(neuron.shift) / abs(neuron.before) for neuron in neurons if neuron.before != 0]
     assert summary.median_shift_percent == pytest.approx(100 * statistics.median(ratios), rel=1e-9)
     table = summary.to_polars()

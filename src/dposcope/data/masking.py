@@ -9,13 +9,16 @@ import codecs
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Final
 
 _VOWELS: Final = frozenset("aeiouáéíóúäöü")
 # Byte-level tokenizers write a space, a line break and a tab as these characters, which `re` takes for letters.
 _TOKENIZER_SPACES: Final = str.maketrans("ĠĊĉ", "   ")
+
+_SHORT: Final = 200
+"""Characters of the longest text whose stars are remembered."""
 
 _WORD_STARTS = r"(?<![^\W\d_])"
 # A word that ends at a star of an earlier masking is not a whole word.
@@ -52,6 +55,16 @@ def mask_offensive(text: str) -> str:
     A strong word keeps its first letter and its ending, as in the paper's tables. A slur keeps its first letter only.
     The length never changes, and masking a masked text changes nothing.
     """
+    return _masked_once(text) if len(text) <= _SHORT else _masked(text)
+
+
+@lru_cache(maxsize=1 << 14)
+def _masked_once(text: str) -> str:
+    """Of a name, a label or a token, which pages and tables show again and again."""
+    return _masked(text)
+
+
+def _masked(text: str) -> str:
     shown = text
     # After a word is starred, a word that overlapped it can match.
     while (starred := _star_once(shown)) != shown:

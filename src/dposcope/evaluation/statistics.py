@@ -7,6 +7,7 @@ Intervals are those of `evaluation/bootstrap.py`. With fewer than ten items ther
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, NotRequired, Self
 
 import numpy as np
@@ -30,6 +31,12 @@ class _StoredInterval(TypedDict):
 
 LEVEL = 0.05
 """A test of one difference rejects at this p-value and below."""
+
+_FLIPPED_AT_ONCE = 1_000_000
+"""Signs: 8 MB."""
+_KEPT = 2_000_000
+"""Signs that are kept for the next test on as many pairs: at most 2 MB of each of eight numbers of pairs."""
+_SIZES = 8
 
 
 class StoredEstimate(_StoredInterval):
@@ -284,15 +291,22 @@ def sign_flip_p(differences: ArrayLike, *, flips: int = 10_000, seed: int = 0) -
 
 def _signs(n: int, flips: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """−1 or 1, `[flips, n]`, in parts; the same for all tests on as many pairs."""
+    parts = _kept_signs(n, flips, seed) if n * flips <= _KEPT else _drawn_signs(n, flips, seed)
+    return (part.astype(np.float64) for part in parts)
+
+
+@lru_cache(maxsize=_SIZES)
+def _kept_signs(n: int, flips: int, seed: int) -> tuple[NDArray[np.int8], ...]:
+    """Kept, as a test of every measure of every condition takes the same."""
+    return tuple(_drawn_signs(n, flips, seed))
+
+
+def _drawn_signs(n: int, flips: int, seed: int) -> Iterator[NDArray[np.int8]]:
     generator = np.random.default_rng(seed)
     step = max(1, _FLIPPED_AT_ONCE // n)
     for start in range(0, flips, step):
         drawn = generator.integers(0, 2, size=(min(step, flips - start), n))
-        yield (2 * drawn - 1).astype(np.float64)
-
-
-_FLIPPED_AT_ONCE = 1_000_000
-"""Signs: 8 MB."""
+        yield (2 * drawn - 1).astype(np.int8)
 
 
 def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:

@@ -200,6 +200,25 @@ def correlations(c: Contributions) -> Correlations:
     return Correlations(_pearson(shift, cosine), _pearson(shift, before))
 
 
+def coefficients(c: Contributions) -> tuple[float | None, float | None]:
+    """Only r of both `correlations`, the cosine's first, to the bit: its p takes most of the time."""
+    shift, cosine, before = (c.each(table).flatten() for table in (c.activation_shift, c.cosine, c.before.mean))
+    return _r(shift, cosine), _r(shift, before)
+
+
+def _r(one: Tensor, other: Tensor) -> float | None:
+    """As scipy computes it."""
+    if _is_constant(one) or _is_constant(other):
+        return None
+    units: list[NDArray[np.float64]] = []
+    for values in (one.numpy(), other.numpy()):
+        apart = values - values.mean()
+        largest = np.abs(apart).max()
+        units.append(apart / (largest * np.linalg.vector_norm(apart / largest)))
+    r = float(np.clip(np.vecdot(*units), -1.0, 1.0))
+    return float(round(r)) if len(one) == 2 else r
+
+
 def _pearson(one: Tensor, other: Tensor) -> Correlation:
     """Of two vectors `[n]`."""
     if _is_constant(one) or _is_constant(other):
@@ -253,18 +272,37 @@ def change_summary(c: Contributions) -> ChangeSummary:
         DposcopeError: every m_i^pre is 0, of which nothing is a percentage.
     """
     cosine = c.each(c.vector_cosine).numpy()
-    shift, before = c.each(c.activation_shift.abs()).numpy(), c.each(c.before.mean.abs()).numpy()
+    shift, before = _sizes(c)
     active = before > 0
-    if not active.any():
-        raise DposcopeError("all mean activations before tuning are 0; collect means on more prompts")
     percentiles = np.percentile(cosine, VECTOR_PERCENTILES).tolist()
     return ChangeSummary(
         vector_cosine=float(cosine.mean()),
         vector_cosine_min=float(cosine.min()),
         vector_cosine_percentiles=dict(zip(VECTOR_PERCENTILES, percentiles, strict=True)),
-        shift_percent=100 * float(shift.mean() / before.mean()),
+        shift_percent=_percent(shift, before),
         median_shift_percent=100 * float(np.median(shift[active] / before[active])),
     )
+
+
+def shift_percent(c: Contributions) -> float:
+    """That of `change_summary`, without the percentiles.
+
+    Raises:
+        DposcopeError: every m_i^pre is 0.
+    """
+    return _percent(*_sizes(c))
+
+
+def _percent(shift: NDArray[np.float64], before: NDArray[np.float64]) -> float:
+    return 100 * float(shift.mean() / before.mean())
+
+
+def _sizes(c: Contributions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """|m_i^pre − m_i^post| and |m_i^pre| of every neuron, of which some is not 0."""
+    shift, before = c.each(c.activation_shift.abs()).numpy(), c.each(c.before.mean.abs()).numpy()
+    if not before.any():
+        raise DposcopeError("all mean activations before tuning are 0; collect means on more prompts")
+    return shift, before
 
 
 # An edit's shifts compared with those of tuning: sections 6 and 7

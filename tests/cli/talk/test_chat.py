@@ -134,6 +134,8 @@ _OWN_TERMINAL = (
 )
 """Takes the terminal, so that its Ctrl-C arrives, which what runs the tests may have had ignored, and becomes the
 program."""
+_MOMENT = 0.1
+"""Seconds from words to keys."""
 
 
 def in_an_interpreter(terminal: int, arguments: list[str]) -> subprocess.Popen:
@@ -153,10 +155,11 @@ def in_a_fork(terminal: int, arguments: list[str]) -> Forked:
 
 
 def on_a_terminal(start, job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, bytes]:
-    """Exit code and screen of a person at a terminal, who presses keys when some words have come.
+    """Exit code and screen of a person at a terminal, who presses keys a moment after some words have come.
 
     The last keys are pressed again after each ten seconds in which the program has not ended. A Ctrl-C between Python's
-    writing of the prompt and its waiting for a line is kept until the next key: no person is so quick, a test is.
+    writing of the prompt and its waiting for a line is kept until the next key: no person is so quick, a test without
+    the moment is.
     """
     plain = ("--edit", str(edit), "--dtype", "float32", "--device", "cpu", "--new-tokens", "4", "--quiet")
     screen, its_side = pty.openpty()
@@ -170,6 +173,7 @@ def on_a_terminal(start, job, edit, *keys: tuple[bytes, bytes]) -> tuple[int, by
                 except OSError:  # the program has ended
                     break
             if left and left[0][0] in seen[looked:]:
+                time.sleep(_MOMENT)
                 looked, pressed = len(seen), time.monotonic()
                 os.write(screen, left.pop(0)[1])
             elif not left and time.monotonic() > pressed + 10:
