@@ -306,6 +306,19 @@ def test_quiet_draws_nothing(drawn):
     assert drawn.getvalue() == ""
 
 
+def test_quiet_keeps_what_a_person_should_know(capsys):
+    """--quiet promises no progress bars, and a warning is none."""
+    with reporting(quiet=True) as reporter:
+        reporter.stage("Reading")
+        reporter.step("2 of 3: reading; about 4 hours left in all")
+        reporter.note("the edit was made for\nother weights.")
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert line.startswith("note: the edit was made for")
+    assert line.endswith("other weights.")
+
+
 def test_without_a_terminal_nothing_is_drawn(capsys):
     work(Bars(quiet=False))
     told = capsys.readouterr()

@@ -53,7 +53,7 @@ _QUIET = ["--quiet"]
 
 def _explain(ground: Ground) -> list[object]:
     few = ["--toxic-neurons", "4", "--steer", "0.2", "--seeds", "2", "--no-edits", "--no-claim-directions"]
-    return ["explain", ground.job.model, ground.tuned, *few, *ground.job.flags(), *_QUIET]
+    return ["explain", ground.job.model, ground.tuned, *few, *ground.job.flags(max_windows=1), *_QUIET]
 
 
 def _tune(ground: Ground) -> list[object]:

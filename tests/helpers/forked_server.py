@@ -241,13 +241,26 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     os.fsync = lambda _file: None  # as in conftest.py
-    import dposcope.cli
-    import dposcope.jobs.dpo.job  # everything that a child would otherwise import again
+    # Everything that a child would otherwise import and build again.
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    import dposcope.cli.console
+    import dposcope.cli.shown.ahead
+    import dposcope.cli.shown.ends
+    import dposcope.jobs.dpo.job
     import dposcope.jobs.edit.job
     import dposcope.jobs.evaluate.job
     import dposcope.jobs.explain.job
     import dposcope.jobs.pairs.job
-    import dposcope.jobs.reproduce.job  # noqa: F401
+    import dposcope.jobs.reproduce.job
+    import dposcope.jobs.tune.job
+    import dposcope.model.checks.layout_file
+    import dposcope.shipping.ship  # noqa: F401
+    import helpers.jobs  # noqa: F401
+    from dposcope.jobs.named_files import code_digest
+
+    get_checkpoint_conversion_mapping("llama")
+    code_digest()
 
     gc.freeze()  # children need not look for garbage among modules, nor copy their pages to do so
     main()

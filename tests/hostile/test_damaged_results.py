@@ -17,7 +17,7 @@ from helpers.damage import flip, results
 from helpers.every_command import ORDERS, Ground, make_ground
 from helpers.jobs import command
 
-pytestmark = pytest.mark.usefixtures("light")
+pytestmark = pytest.mark.usefixtures("lighter")
 
 RESUMED = ["edit", "evaluate", "tune", "pairs", "dpo-gains", "dpo-full"]
 """Commands that load what they find, beside `explain`. `probe` and `fold` always compute."""

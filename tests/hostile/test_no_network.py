@@ -13,7 +13,7 @@ from helpers.forked_server import FORBIDDEN
 from helpers.gguf_files import wide, write
 from helpers.jobs import crashes, write_csv, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("light")
+pytestmark = pytest.mark.usefixtures("lighter")
 
 ONLINE = (("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "0"))
 """As on a user's machine: no variable keeps the libraries from the hub."""

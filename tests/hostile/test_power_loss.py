@@ -15,7 +15,7 @@ import pytest
 from helpers.every_command import ORDERS, Ground, make_ground
 from helpers.jobs import command
 
-pytestmark = pytest.mark.usefixtures("light")
+pytestmark = pytest.mark.usefixtures("lighter")
 
 
 class Disk:

@@ -26,7 +26,7 @@ from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.reading import read_object
 from helpers.jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("light")
+pytestmark = pytest.mark.usefixtures("lighter")
 
 CLOCKS = "stages/"
 """The only files of a run that hold clock times: each stage's record says how many seconds it took."""

@@ -72,6 +72,8 @@ RECOGNISED = {
     "falcon": lambda: transformers.FalconConfig(**_COMMON),
     "olmo2": lambda: transformers.Olmo2Config(**_GATED),
     "starcoder2": lambda: transformers.Starcoder2Config(**_GATED),
+    # The text decoder alone; each of its projections is in a module of its own.
+    "moshi": lambda: transformers.MoshiConfig(**_COMMON, ffn_dim=48, sliding_window=128),
     "gptj": lambda: transformers.GPTJConfig(
         vocab_size=96, n_embd=16, n_layer=3, n_head=2, n_positions=128, rotary_dim=4, bos_token_id=2, eos_token_id=1
     ),

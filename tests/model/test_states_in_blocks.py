@@ -9,6 +9,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.batches import batches
 from dposcope.model.cache import check_keys_and_values
 from dposcope.model.generate import continue_ids
+from dposcope.training.batches import reading
 from dposcope.training.batches.packing import pack
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.objective import Objective
@@ -43,12 +44,17 @@ def test_only_texts_of_one_length_are_continued_together(recurrent):
 
 
 def test_a_text_of_one_token_begins_without_the_last_texts_states(recurrent):
-    for prompts in ([[2, 40, 41]], [[55]], PROMPTS, [[70]]):
-        written = continue_ids(recurrent, prompts, new_tokens=4, stop_at_end=False)
-        assert [one.ids for one in written] == [greedy(recurrent, prompt, 4) for prompt in prompts]
+    lists = ([[2, 40, 41]], [[55]], PROMPTS, [[70]])
+    # All of them before the first plain pass, which would drop the states.
+    written = [continue_ids(recurrent, prompts, new_tokens=4, stop_at_end=False) for prompts in lists]
+    for prompts, texts in zip(lists, written, strict=True):
+        assert [one.ids for one in texts] == [greedy(recurrent, prompt, 4) for prompt in prompts]
 
 
-def test_texts_do_not_share_a_row(recurrent):
+def test_texts_do_not_share_a_row(recurrent, monkeypatch):
+    """Known by its kinds of blocks, which are no field of its config."""
+    assert not fits_one_row(recurrent.model, material())
+    monkeypatch.setattr(reading, "_reads_packed", lambda *_: True)
     assert not fits_one_row(recurrent.model, material())
 
 

@@ -33,7 +33,7 @@ def test_every_type_of_this_transformers_has_its_row():
     "model_type",
     [
         *("gemma3n_text", "lfm2", "granitemoehybrid", "falcon_h1", "kimi_linear", "qwen2_moe", "deepseek_v3"),
-        *("nemotron_h", "llama4_text", "gpt_oss", "bart", "mamba", "bert", "recurrent_gemma"),
+        *("nemotron_h", "llama4_text", "gpt_oss", "bart", "mamba", "bert", "recurrent_gemma", "minimax", "zamba2"),
     ],
 )
 def test_a_row_is_what_is_found_now(model_type):

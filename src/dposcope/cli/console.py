@@ -73,8 +73,9 @@ class Bars:
     """
 
     def __init__(self, *, quiet: bool, time: Callable[[], float] = monotonic) -> None:
-        """`quiet` draws nothing anywhere; `time` is the clock, in seconds."""
+        """`quiet` draws nothing anywhere, and writes notes alone; `time` is the clock, in seconds."""
         console = Console(stderr=True)
+        self._quiet = quiet
         self._shown = not quiet and console.is_terminal
         self._time = time
         self._began, self._done, self._before = time(), 0, 0
@@ -129,10 +130,16 @@ class Bars:
         self._finish()
         self._ahead.expect(stages)
 
-    def note(self, line: str) -> None:
+    def step(self, line: str) -> None:
         """A line above the bars."""
         if self._shown:
             self._bars.console.print(Text(visible(line)), soft_wrap=True)
+
+    def note(self, line: str) -> None:
+        """A line above the bars; with `quiet`, too."""
+        self.step(line)
+        if self._quiet:
+            sys.stderr.write(f"note: {one_line(line)}\n")
 
     def _finish(self) -> None:
         if self._task is not None:
@@ -207,6 +214,10 @@ class Lines:
         self._finish()
         self._ahead.expect(stages)
 
+    def step(self, line: str) -> None:
+        """A line of its own."""
+        self.note(line)
+
     def note(self, line: str) -> None:
         """A line of its own."""
         sys.stderr.write(f"{datetime.now():%H:%M:%S}  {one_line(line)}\n")
@@ -229,7 +240,7 @@ class Lines:
 
 @contextmanager
 def reporting(*, quiet: bool) -> Generator[GivingBack]:
-    """Bars where the error stream is a terminal, lines where it goes to a file, and nothing with `quiet`."""
+    """Bars where the error stream is a terminal, lines where it goes to a file, and notes alone with `quiet`."""
     with Bars(quiet=quiet) if quiet or sys.stderr.isatty() else Lines() as shown:
         yield GivingBack(shown)
 

@@ -71,8 +71,12 @@ class Reporter(Protocol):
         """So many stages of about the same length are ahead, the next one among them."""
         ...
 
+    def step(self, line: str) -> None:
+        """A long step begins, with how much is left."""
+        ...
+
     def note(self, line: str) -> None:
-        """Something that a person should know."""
+        """Something that a person should know, who wants no progress, too."""
         ...
 
 
@@ -89,6 +93,9 @@ class Quiet:
         """Nothing."""
 
     def ahead(self, stages: int) -> None:
+        """Nothing."""
+
+    def step(self, line: str) -> None:
         """Nothing."""
 
     def note(self, line: str) -> None:

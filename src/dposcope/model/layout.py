@@ -129,7 +129,6 @@ _LAYOUTS: dict[str, Layout] = {
         ("temporal_block.o_proj", "temporal_block.linear_out"),
         "model.final_norm",
     ),
-    "moshi": Layout("model.layers", "mlp.fc2", "self_attn.o_proj.linear", "model.norm"),
     "modernbert-decoder": Layout("model.layers", "mlp.Wo", "attn.Wo", "model.final_norm", transform="lm_head"),
     "openai-gpt": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", None),
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
@@ -376,7 +375,9 @@ def recognise(model: PreTrainedModel) -> Layout:
     blocks_path, blocks = lists[0]
     written = [writers(block, width) for block in blocks]
     attention = [
-        [name for name in names if names_mixer(name) and name.split(".")[-1] in _ATTENTION_OUT] for names in written
+        # Moshi has the projection within a module of its name.
+        [one for one in names if names_mixer(one) and one.removesuffix(".linear").split(".")[-1] in _ATTENTION_OUT]
+        for names in written
     ]
     mlp = [name for name in written[0] if not names_mixer(name)]
     stem = blocks_path.rsplit(".", 1)[0] if "." in blocks_path else ""

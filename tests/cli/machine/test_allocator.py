@@ -103,6 +103,12 @@ class Clocked(Quiet):
     def ahead(self, stages: int) -> None:
         self.told.append(("ahead", stages))
 
+    def step(self, line: str) -> None:
+        self.told.append(("step", line))
+
+    def note(self, line: str) -> None:
+        self.told.append(("note", line))
+
 
 def test_everything_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked = Clocked(monkeypatch)
@@ -110,7 +116,10 @@ def test_everything_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clocked.reporter.progress(1, 2)
     clocked.reporter.ahead(2)
     clocked.reporter.reused("two")
-    assert clocked.told == [("stage", "one"), ("progress", 1, 2), ("ahead", 2), ("reused", "two")]
+    clocked.reporter.step("three")
+    clocked.reporter.note("four")
+    assert clocked.told[:4] == [("stage", "one"), ("progress", 1, 2), ("ahead", 2), ("reused", "two")]
+    assert clocked.told[4:] == [("step", "three"), ("note", "four")]
     assert clocked.given == []
 
 

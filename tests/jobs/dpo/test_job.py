@@ -453,7 +453,7 @@ def test_the_card_says_what_was_done_and_what_was_not(finished, job):
         assert words[way] in card
         assert "26 preference pairs (prompt_text), 5 of them kept for validation" in card
         assert "β = 0.1, plus 1 × KL(base‖tuned) on windows of neutral text; strict protocol" in card
-        assert f"learning rate {RATES[way]:g}, 12 steps of 4 pairs, seed 0" in card
+        assert f"learning rate {RATES[way]:g}, 12 steps of up to 4 pairs, seed 0" in card
         assert "## What was not tested" in card
         assert "model:THIS_FOLDER" in card
 
@@ -718,7 +718,7 @@ def test_it_says_what_it_did_and_nothing_else(finished, job, pairs, tmp_path):
     assert running.returncode == 0
     assert noise == ""
     lines = told.splitlines()
-    assert lines[0].startswith("12 steps of 4 pairs; on 5 validation pairs: loss ")
+    assert lines[0].startswith("12 steps of up to 4 pairs; on 5 validation pairs: loss ")
     last = finished["gains"].record.curves[-1]
     assert f"loss {last['eval_loss']:.3f}, accuracy {last['eval_accuracy']:.3f} (" in lines[0]
     assert lines[1:4] == [

@@ -18,7 +18,7 @@ from helpers.endpoints import serving
 from helpers.families import TEXTS, random_gains, tiny
 from helpers.jobs import make_job
 
-pytestmark = pytest.mark.usefixtures("light")
+pytestmark = pytest.mark.usefixtures("lighter")
 
 EDITED, FAMILY = "mild", "gemma3"
 

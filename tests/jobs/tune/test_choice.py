@@ -29,7 +29,7 @@ from dposcope.training.schedule import Schedule
 from helpers.families import TEXTS, random_direction, random_gains, tiny
 from helpers.training_facts import GAINS_TRAINING
 
-pytestmark = pytest.mark.usefixtures("light", "few_windows")
+pytestmark = pytest.mark.usefixtures("lighter", "few_windows")
 
 TEXT = " ".join(TEXTS * 12)
 BASE = Written(0.4, 0.3, 0.5, 0.1, 0.6, 0.1, relevance=1.0, relevance_low=0.9)

@@ -75,11 +75,11 @@ def test_every_weight_is_in_one_place_and_blocks_are_whole(family):
         block = name.removeprefix(f"{lm.layout.blocks}.")
         if block != name:
             assert place == blocks[int(block.partition(".")[0])]
-        elif name.startswith(lm.layout.final_norm):
+        elif any(name.startswith(f"{end}.") for end in (lm.layout.final_norm, lm.layout.transform) if end is not None):
             assert place == GPUS[3]
         elif parameter is lm.model.get_input_embeddings().weight:
             assert place == GPUS[0]
-        elif parameter is lm.model.get_output_embeddings().weight:
+        elif any(parameter is one for one in lm.model.get_output_embeddings().parameters()):
             assert place == GPUS[3]
         else:
             assert place == GPUS[0]

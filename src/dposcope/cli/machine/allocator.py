@@ -88,6 +88,10 @@ class GivingBack:
         """Passed on."""
         self._reporter.ahead(stages)
 
+    def step(self, line: str) -> None:
+        """Passed on."""
+        self._reporter.step(line)
+
     def note(self, line: str) -> None:
         """Passed on."""
         self._reporter.note(line)

@@ -80,7 +80,7 @@ def run_reproduce(
                 continue
             reporter.stage(title)
             if left is not None and left.seconds is not None:
-                reporter.note(f"{title}; about {hours(left.seconds)} left in all")
+                reporter.step(f"{title}; about {hours(left.seconds)} left in all")
             policy = RunPolicy(adopt=True, borrow=_alike(planned, steps) + borrow)
             match step.settings:
                 case PairsSettings():

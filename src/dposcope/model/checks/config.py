@@ -6,7 +6,8 @@ A million blocks take hours to build, even without weights, and a width of 0 fai
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -129,17 +130,32 @@ def check_loadable(folder: Path, kind: type[Any] = AutoModelForCausalLM) -> None
     if stored is None:
         return
     try:
-        with torch.device("meta"):
-            model = kind.from_config(config, trust_remote_code=False)
+        promised = _promised(_Promise(kind, config.to_json_string(use_diff=False), config))
     except Exception:  # why it cannot be built, the loader tells in its own words
         return
-    promised = sum(parameter.numel() for parameter in model.parameters())
     most = _PACKED if "quantization_config" in config.to_dict() else _TWICE
     if promised > most * stored.numbers:
         raise DposcopeError(
             f"cannot load {folder}: its {CONFIG} says {promised:,} weights, but it holds {stored.numbers:,}; "
             "download it again"
         )
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """Of a model: its kind, and its config, by which two of them are one."""
+
+    kind: type[Any]
+    told: str
+    config: PreTrainedConfig = field(compare=False)
+
+
+@lru_cache(maxsize=64)  # a base and what was tuned from it, again and again, have one config
+def _promised(of: _Promise) -> int:
+    """How many weights the model has."""
+    with torch.device("meta"):
+        model = of.kind.from_config(of.config, trust_remote_code=False)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 _TWICE: Final = 2

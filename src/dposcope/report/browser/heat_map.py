@@ -106,7 +106,7 @@ def heat_map(value: NeuronBrowser) -> HeatMap:
     net = sums.sum(axis=1)
     # Neurons of no group have cosine or mean 0; most models have none.
     first = 0 if value.without_group else 1
-    there = np.ones(blocks, dtype=np.bool_) if value.here is None else value.here.any(axis=1)
+    there = np.ones(blocks, np.bool_) if value.here is None else np.asarray(value.here.any(axis=1))
     scale = _scale(np.concatenate([np.abs(sums[:, 2 * first :]).ravel(), np.abs(net)]))
     rows = [
         _map_row(
