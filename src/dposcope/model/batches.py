@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Final, Literal, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, se
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import counts_padding
 from dposcope.model.size import ModelSize, model_size
 from dposcope.processes.shared import counting, shared
 from dposcope.protocols import check_choice
@@ -183,6 +184,7 @@ def batches(
     lm: LanguageModel, encoded: Sequence[Sequence[int]], *, batch_size: int | None, side: Literal["left", "right"]
 ) -> Iterator[Batch]:
     """Batches of texts of similar length, longest first: there is little padding, and memory peaks in the first batch.
+    Of equal length where a model would read padding on the left, see `counts_padding`.
 
     Args:
         lm: gives device and padding id.
@@ -196,8 +198,10 @@ def batches(
     size = rows_to_read(batch_size)
     check_ids(lm, chain.from_iterable(encoded))
     order = sorted(range(len(encoded)), key=lambda row: (-len(encoded[row]), row))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    together = [order]
+    if side == "left" and counts_padding(lm.model):
+        together = [list(rows) for _, rows in groupby(order, key=lambda row: len(encoded[row]))]
+    for rows in (of_some[start : start + size] for of_some in together for start in range(0, len(of_some), size)):
         width = len(encoded[rows[0]])
         ids = torch.full((len(rows), width), lm.pad_id, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
