@@ -42,7 +42,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.jobs.explain.explanation import explain
 from dposcope.model.checks.unfit import UNFIT
 from dposcope.model.generate import generate
-from dposcope.model.hooks import hooked, mlp_modules, mlp_sites, neuron_sites
+from dposcope.model.hooks import hooked, mlp_sites, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
@@ -121,6 +121,10 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
         **{"mlp_layer_types": ["hash_moe", "moe", "moe", "moe"], "o_groups": 2, "o_lora_rank": 6},
         **{"index_n_heads": 16, "index_head_dim": 8, "index_topk": 2},
     },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 12, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "dots1": {"n_shared_experts": 2, "first_k_dense_replace": 1},
     "dots3_note_text": {
         "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention", "indexed_attention"],
@@ -145,6 +149,15 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_dt_rank": 3},
     "kimi_linear": {"layer_types": _RECURRENT, "linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": _CONVOLUTIONS},
+    "longcat_flash": {
+        **{"num_layers": 4, "ffn_hidden_size": 24, "expert_ffn_hidden_size": 12, "zero_expert_num": 2, "moe_topk": 2},
+    },
+    "minimax_m3_vl_text": {
+        **{"layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse", "full_attention"]},
+        **{"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "dense_intermediate_size": 24},
+        **{"shared_intermediate_size": 20, "rotary_dim": 4, "index_head_dim": 8, "index_n_heads": 2},
+        **{"index_block_size": 4, "index_topk_blocks": 2, "index_local_blocks": 1},
+    },
     "nemotron_h": {
         "layer_types": ["linear_attention", "moe", "full_attention", "mlp"],
         **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "moe_shared_expert_intermediate_size": 20},
@@ -210,7 +223,7 @@ def _shrunk(kind: type[PreTrainedConfig], small: dict[str, Any]) -> PreTrainedCo
     if "kv_lora_rank" in known:  # latent attention has as many heads of keys as of queries
         given |= {name: small["num_attention_heads"] for name in ("num_key_value_heads",) if name in given}
     for name, part in parts.items():
-        if isinstance(part, PreTrainedConfig):  # the decoder is told by its number of blocks
+        if isinstance(part, PreTrainedConfig) and name not in given:  # the decoder is told by its number of blocks
             own = small if "text" in name or "decoder" in name else {**small, "num_hidden_layers": 3}
             given[name] = _shrunk(type(part), own | _OF_TYPE.get(part.model_type, {}))
     return kind(**given)
@@ -444,17 +457,21 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         read[module] = args
         # A copy: Llama 4 adds to what its shared expert wrote.
-        wrote[module] = (output if isinstance(output, torch.Tensor) else output[0]).reshape(-1, lm.d_model).clone()
+        own = output if isinstance(output, torch.Tensor) else output[0]
+        wrote[module] = own.reshape(-1, own.shape[-1]).clone()
 
     parts = [[part.projection for part in of_block] for of_block in lm.columns.parts]
-    wholes = [mlp_modules(lm, block) if len(here) > 1 else here for block, here in enumerate(parts)]
-    handles = [one.register_forward_hook(keep) for one in {*chain(*parts), *chain(*wholes)}]
+    # Where experts write into a narrower space, the projection behind them writes into the stream.
+    routed = [of_block[0].after or of_block[0].projection if of_block else None for of_block in lm.columns.parts]
+    wholes = [[site.module for site in mlp_sites(lm, block)] for block in range(lm.n_blocks)]
+    looked_at = {*chain(*parts), *chain(*wholes), *(one for one in routed if one is not None)}
+    handles = [one.register_forward_hook(keep) for one in looked_at]
     lm.model(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for here, whole in zip(parts, wholes, strict=True):
-        if not here:  # a block without an MLP
+    for here, first, whole in zip(parts, routed, wholes, strict=True):
+        if first is None:  # a block without an MLP
             values, weights = torch.zeros(2, ids.numel(), lm.d_mlp, dtype=torch.float64)
             rows.append((values, weights))
             continue
@@ -462,13 +479,13 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
         values, weights = torch.zeros(2, len(written), lm.d_mlp, dtype=torch.float64)
         start = 0
         for part, one in enumerate(here):
-            if hasattr(one, "down_proj"):
+            if hasattr(one, "down_proj") or type(one).__name__ in _OWN_EXPERTS:
                 own, by = _of_experts(one, *read[one])
             else:
                 own = read[one][0].reshape(len(values), -1)
                 # What shared experts add to the routed ones, as a share of what their projection writes.
-                routed = wrote[here[0]].reshape(-1, len(values), lm.d_model).sum(0)
-                added = written - routed if part else wrote[one]
+                before = _factor(here[0]) * wrote[first].reshape(-1, len(values), lm.d_model).sum(0)
+                added = written - before if part else wrote[one]
                 by = ((added * wrote[one]).sum(1, keepdim=True) / wrote[one].square().sum(1, keepdim=True)).expand_as(
                     own
                 )
@@ -480,8 +497,8 @@ def _activations(lm: LanguageModel, ids: torch.Tensor) -> _Activations:
 
 def _of_experts(experts: Any, *read: torch.Tensor) -> list[torch.Tensor]:
     """Activations and weights, each `[T, E · I]`: token by token, expert by expert, from the module's own weights."""
-    if len(read) == 1:  # Llama 4's read all tokens, times the router's weights
-        return _of_scaled_tokens(experts, read[0].reshape(len(experts.down_proj), -1, experts.hidden_size))
+    if type(experts).__name__ in _OWN_EXPERTS:
+        return _OWN_EXPERTS[type(experts).__name__](experts, *read)
     states, chosen, weights = read
     count, width = len(experts.down_proj), experts.down_proj.shape[1 if experts.is_transposed else 2]
     values, sent = torch.zeros(len(states), count, width), torch.zeros(len(states), count, width)
@@ -492,11 +509,19 @@ def _of_experts(experts: Any, *read: torch.Tensor) -> list[torch.Tensor]:
             if experts.has_bias:
                 both = both + experts.gate_up_proj_bias[expert]
             values[token, expert] = experts._apply_gate(both[None])[0] if experts.has_gate else experts.act_fn(both)
-            sent[token, expert] = weight
+            sent[token, expert] = weight * _factor(experts)
     return [values.flatten(1), sent.flatten(1)]
 
 
-def _of_scaled_tokens(experts: Any, read: torch.Tensor) -> list[torch.Tensor]:
+def _factor(experts: Any) -> float:
+    """What multiplies the experts' sum."""
+    kind = type(experts).__name__
+    return experts.config.routed_scaling_factor if kind == "MiniMaxM3VLExperts" else 1.0
+
+
+def _of_scaled_tokens(experts: Any, hidden: torch.Tensor) -> list[torch.Tensor]:
+    """Of Llama 4: they read all tokens, times the router's weights."""
+    read = hidden.reshape(len(experts.down_proj), -1, experts.hidden_size)
     count, tokens, _ = read.shape
     values, sent = torch.zeros(tokens, count, experts.expert_dim), torch.zeros(tokens, count, experts.expert_dim)
     for expert in range(count):
@@ -505,6 +530,41 @@ def _of_scaled_tokens(experts: Any, read: torch.Tensor) -> list[torch.Tensor]:
             values[token, expert] = nn.functional.silu(gate) * up
             sent[token, expert] = float(state.abs().sum() > 0)
     return [values.flatten(1), sent.flatten(1)]
+
+
+def _of_dbrx(experts: Any, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    """Rows of an expert follow those of the expert before."""
+    width, count = experts.ffn_hidden_size, experts.num_experts
+    values, sent = torch.zeros(2, len(chosen), count, width)
+    for token, state in enumerate(hidden.reshape(len(chosen), -1)):
+        for expert, weight in zip(chosen[token].tolist(), weights[token], strict=True):
+            for place in range(width):
+                row = expert * width + place
+                gate, up = experts.mlp.w1[row] @ state, experts.mlp.v1[row] @ state
+                values[token, expert, place] = nn.functional.silu(gate) * up
+            sent[token, expert] = weight
+    return [values.flatten(1), sent.flatten(1)]
+
+
+def _of_jetmoe(mixture: Any, hidden: torch.Tensor) -> list[torch.Tensor]:
+    """The module has the router, too."""
+    states = hidden.reshape(-1, hidden.shape[-1])
+    count, _, width = mixture.output_linear.weight.shape
+    values, sent = torch.zeros(2, len(states), count, width)
+    for token, state in enumerate(states):
+        best, chosen = (mixture.router.layer.weight @ state).topk(mixture.router.top_k)
+        for expert, weight in zip(chosen.tolist(), best.softmax(0), strict=True):
+            gate, up = (mixture.input_linear.weight[expert] @ state).chunk(2)
+            values[token, expert], sent[token, expert] = nn.functional.silu(gate) * up, weight
+    return [values.flatten(1), sent.flatten(1)]
+
+
+_OWN_EXPERTS: Final[dict[str, Callable[..., list[torch.Tensor]]]] = {
+    "Llama4TextExperts": _of_scaled_tokens,
+    "DbrxExperts": _of_dbrx,
+    "JetMoeMoE": _of_jetmoe,
+}
+"""Modules that compute experts in a way of their own."""
 
 
 def _some_gains(lm: LanguageModel) -> Gains:

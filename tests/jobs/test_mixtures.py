@@ -12,6 +12,7 @@ from dposcope.neurons.contributions import Contributions
 from helpers.changes import tuned_copy
 from helpers.families import assert_close, logits_of
 from helpers.jobs import command, make_job
+from helpers.own_mixtures import own_mixture
 from helpers.preferences import pairs_file
 from helpers.shared_experts import shared_mixture_of
 
@@ -31,16 +32,30 @@ def test_edit_finds_gains_from_means_over_routed_tokens_and_fold_writes_them(job
     means = NeuronMeans.load(tmp_path / "out" / "means")
     assert means.routed.experts == 5
     assert int(means.routed.counts[0, ::24].sum()) == 2 * means.count
-    edit = Edit.load(tmp_path / "out" / "edit")
     told = command(capsys, "fold", job.model, "--edit", tmp_path / "out", "--out", tmp_path / "folded")
     assert told.code == 0, told.err
-    lm = load(job.model, dtype="float32", device="cpu")
+    assert_folded(job.model, tmp_path)
+
+
+def assert_folded(model, folder):
+    """Plain transformers computes with the folded checkpoint what the edit's hooks do."""
+    lm, edit = load(model, dtype="float32", device="cpu"), Edit.load(folder / "out" / "edit")
     with edit.on(lm):
         hooked = logits_of(lm, IDS)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "folded").eval()
+    plain = AutoModelForCausalLM.from_pretrained(folder / "folded").eval()
     with torch.no_grad():
         assert_close(plain(input_ids=torch.tensor([IDS])).logits[0], hooked, 2e-5)
     assert not torch.equal(hooked, logits_of(lm, IDS))
+
+
+def test_edit_and_fold_of_a_mixture_whose_attention_is_one_too(job, tmp_path, capsys):
+    own_mixture("jetmoe").save_pretrained(tmp_path / "model")
+    flags = job.flags(max_windows=1, max_passages=2)
+    told = command(capsys, "edit", tmp_path / "model", *flags, "--out", tmp_path / "out", "--quiet")
+    assert told.code == 0, told.err
+    told = command(capsys, "fold", tmp_path / "model", "--edit", tmp_path / "out", "--out", tmp_path / "folded")
+    assert told.code == 0, told.err
+    assert_folded(tmp_path / "model", tmp_path)
 
 
 def test_dpo_learns_gains_and_its_checkpoint_has_them_in_its_weights(job, tmp_path, capsys):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from dposcope.directions.features import residual_features
@@ -377,8 +378,11 @@ def test_what_a_block_has_not_is_refused(kind):
 
 @pytest.mark.parametrize("latent", [8, 16])
 def test_experts_that_write_elsewhere_than_into_the_stream_are_refused(latent):
-    """Nemotron 3 Super's write into a narrower space; one as wide as the stream is no other case."""
+    """Into a space that more than one projection leads out of; one as wide as the stream is no other case."""
     model = AutoModelForCausalLM.from_config(config("experts", moe_latent_size=latent)).eval()
+    for layer in model.model.layers:
+        if hasattr(layer.mixer, "experts"):
+            layer.mixer.fc2_latent_proj = nn.Sequential(layer.mixer.fc2_latent_proj, nn.Linear(16, 16))
     said = (
         "experts of nemotron_h write 8 numbers that another projection turns into 16"
         if latent == 8

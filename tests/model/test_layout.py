@@ -59,10 +59,6 @@ _COMMON = {
     "pad_token_id": 3,
 }
 _GATED = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
-_LATENT = {
-    **{"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
-    **{"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4},
-}
 
 # None of them is in the table: dposcope must recognise them, or say that it cannot.
 RECOGNISED = {
@@ -255,13 +251,6 @@ NOT_RECOGNISED = {
     "mamba": (
         lambda: transformers.MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=3),
         r"no layout for model_type 'mamba'; call dposcope\.register_layout",
-    ),
-    # A norm of what routed and shared experts write together.
-    "axk1": (
-        lambda: transformers.AXK1Config(
-            **_COMMON, intermediate_size=24, **_LATENT, moe_intermediate_size=12, first_k_dense_replace=1
-        ),
-        "axk1 does more than to add routed and shared experts up, which is not supported",
     ),
     # Several blocks share one transformer block.
     "zamba2": (

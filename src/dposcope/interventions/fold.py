@@ -27,7 +27,8 @@ from dposcope.model.frames import Positions
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import value_vectors
-from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
+from dposcope.model.mixtures.experts import Experts
+from dposcope.model.mixtures.parts import Part
 from dposcope.model.quantised.weights import is_quantised
 
 Foldable = Gains | Ablation | Edit | Assign
@@ -58,8 +59,7 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
 def fold_(lm: LanguageModel, edit: Foldable) -> None:
     """Fold the edit into the weights of `lm` itself; see `fold`."""
     for module, parameters in _in_range(lm, _new_parameters(lm, edit)):
-        for name, parameter in parameters.items():
-            setattr(module, name, parameter)
+        _put(module, parameters)
 
 
 @contextmanager
@@ -74,17 +74,21 @@ def _replaced(planned: "_Planned") -> Generator[None]:
     before = [(module, {name: module.get_parameter(name) for name in new}) for module, new in planned]
     try:
         for module, new in planned:
-            for name, parameter in new.items():
-                setattr(module, name, parameter)
+            _put(module, new)
         yield
     finally:
         for module, old in before:
-            for name, parameter in old.items():
-                setattr(module, name, parameter)
+            _put(module, old)
+
+
+def _put(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        path, _, last = name.rpartition(".")
+        setattr(module.get_submodule(path), last, parameter)
 
 
 _Planned = list[tuple[nn.Module, dict[str, nn.Parameter]]]
-"""Modules, and their new parameters by name."""
+"""Modules, and their new parameters by dotted name."""
 
 
 def _in_range(lm: LanguageModel, planned: _Planned) -> _Planned:
@@ -141,7 +145,7 @@ class ProjectionEdit:
     """The edit of one output projection."""
 
     projection: nn.Module
-    """A `Linear` or `Conv1D`, or the experts of a block."""
+    """A `Linear` or `Conv1D`, or the experts of a block's MLP or attention."""
     factors: Tensor | None
     """Gains g of its inputs, `[n]`, float32 on the CPU; None for no gains."""
     ablations: tuple[Ablation, ...]
@@ -180,12 +184,11 @@ def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
     plan: list[ProjectionEdit] = []
     for block in range(lm.n_blocks):
         here = [a for a in edit.ablations if block in a.of_blocks(lm)]
-        writers = [(part.projection, part.columns, edit.gains, True) for part in lm.columns.parts[block]]
-        for module, columns, gains, mlp in (
-            *writers,
-            *((one, slice(None), edit.head_gains, False) for one in lm.mixer_outs[block]),
+        of_mlp, of_mixer = [a for a in here if a.mlp], [a for a in here if a.attention]
+        for module, columns, gains, through in (
+            *(written for part in lm.columns.parts[block] for written in _written(part, edit.gains, of_mlp)),
+            *((one, slice(None), edit.head_gains, of_mixer) for one in lm.mixer_outs[block]),
         ):
-            through = [a for a in here if (a.mlp if mlp else a.attention)]
             touched = gains is not None and bool(gains.touched.mask[block, columns].any())
             if through or touched:
                 factors = gains.values[block, columns] if gains is not None and touched else None
@@ -193,9 +196,18 @@ def projection_edits(lm: LanguageModel, edit: Edit) -> list[ProjectionEdit]:
     return plan
 
 
+def _written(
+    part: Part, gains: Gains | None, ablations: list[Ablation]
+) -> list[tuple[nn.Module, slice, Gains | None, list[Ablation]]]:
+    """The projections of a part, their columns, and what changes each: gains the neurons' own, ablations the last."""
+    if part.after is None:
+        return [(part.projection, part.columns, gains, ablations)]
+    return [(part.projection, part.columns, gains, []), (part.after, slice(0), None, ablations)]
+
+
 def _projected(edit: ProjectionEdit) -> dict[str, nn.Parameter]:
     module = edit.projection
-    experts = Experts.of(module)
+    experts = Experts.within(module)
     if experts is not None:
         return _projected_experts(experts, edit)
     new = {"weight": _as_weight(module, edit.rows(_readable(value_vectors(module)).double()))}
@@ -207,18 +219,20 @@ def _projected(edit: ProjectionEdit) -> dict[str, nn.Parameter]:
 
 
 def _projected_experts(experts: Experts, edit: ProjectionEdit) -> dict[str, nn.Parameter]:
-    old = _readable(experts.weight)
-    weight = torch.empty_like(old)
+    stored = _readable(experts.weight)
+    new = torch.empty_like(stored)
+    old, weight = experts.stacked(stored), experts.stacked(new)
     for expert in range(experts.sizes.count):  # float64 copies of all experts would need much memory
         part = edit.of_expert(experts, expert)
         vectors = old[expert] if experts.transposed else old[expert].T
         rows = part.rows(vectors.double())
         weight[expert] = rows if experts.transposed else rows.T
-    new = {WEIGHT: nn.Parameter(weight, requires_grad=old.requires_grad)}
+    found = {experts.weight_name: nn.Parameter(new, requires_grad=stored.requires_grad)}
     bias = experts.bias
     if bias is not None and edit.ablations:
-        new[BIAS] = nn.Parameter(edit.through(bias.double()).to(bias.dtype), requires_grad=bias.requires_grad)
-    return new
+        written = edit.through(bias.double().view(-1, experts.outputs)).view(bias.shape)
+        found[experts.bias_name] = nn.Parameter(written.to(bias.dtype), requires_grad=bias.requires_grad)
+    return found
 
 
 def _assigned(lm: LanguageModel, assign: Assign) -> _Planned:

@@ -25,7 +25,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import mlp_path, submodule
+from dposcope.model.layout import mixture_path, mlp_path, submodule
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.parts import Part
 from dposcope.model.mixtures.routing import Pairs, Routing, listen
@@ -44,7 +44,8 @@ class Site:
     name: str
     """For people and counts: `neurons.3`, `attention.0`, `residual.17`."""
     module: nn.Module
-    side: Literal["input", "output"]
+    side: Literal["input", "output", "between"]
+    """Between the two projections of experts."""
     streams: Streams | AllStreams | None = None
     """How several residual streams are read; None where there is one."""
     columns: slice = field(default_factory=lambda: slice(None))
@@ -66,9 +67,9 @@ def neuron_sites(lm: LanguageModel, block: int) -> list[Site]:
 
     def site(part: Part) -> Site:
         name = f"neurons.{block}" if part.shared is None else f"neurons.{block}.shared"
-        always = None
-        if experts is not None and Experts.of(part.projection) is None:
-            always = Always(-(-part.width // experts.width), part.shared)
+        if Experts.of(part.projection) is not None:
+            return Site(name, part.projection, "between", columns=part.columns)
+        always = None if experts is None else Always(-(-part.width // experts.width), part.shared)
         return Site(name, part.projection, "input", columns=part.columns, always=always)
 
     return [site(part) for part in lm.columns.parts[block]]
@@ -99,13 +100,16 @@ def heads_site(lm: LanguageModel, block: int) -> Site:
 def mlp_sites(lm: LanguageModel, block: int) -> list[Site]:
     """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together.
 
-    One site, but two where a block adds up what its routed and its shared experts write (Granite), and none where it
-    has no MLP (Nemotron-H).
+    One site, but two where a block adds up what its routed and its shared experts write (Granite) or norms their sum
+    (A.X-K1), and none where it has no MLP (Nemotron-H).
     """
     parts = lm.columns.parts[block]
     if len(parts) <= 1:
-        return [Site(f"mlp.{block}", part.projection, "output") for part in parts]
-    routed, *shared = mlp_modules(lm, block)
+        return [Site(f"mlp.{block}", part.after or part.projection, "output") for part in parts]
+    if any(part.shared is not None and part.shared.norm is not None for part in parts):
+        routed, *shared = [part.after or part.projection for part in parts]
+    else:
+        routed, *shared = mlp_modules(lm, block)
     return [
         Site(f"mlp.{block}", routed, "output"),
         *(Site(f"mlp.{block}.shared", one, "output") for one in shared),
@@ -124,7 +128,8 @@ def mlp_modules(lm: LanguageModel, block: int) -> list[nn.Module]:
     path = mlp_path(lm.blocks[block], lm.layout)
     if path is None:
         return []
-    parent = path.rpartition(".")[0]
+    experts = Experts.of(submodule(lm.blocks[block], path))
+    parent = path.rpartition(".")[0] if experts is None else mixture_path(path, experts)
     if not parent:
         raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
     apart = [one.shared.mlp for one in lm.columns.parts[block] if one.shared is not None and one.shared.apart]
@@ -309,8 +314,9 @@ def _register(
 
         return site.module.register_forward_hook(after).remove
 
-    experts = Experts.of(site.module)
-    if experts is not None:
+    if site.side == "between":
+        experts = Experts.of(site.module)
+        assert experts is not None  # what `neuron_sites` asks
 
         def between(rows: Tensor, pairs: Pairs) -> Tensor | None:
             new = run(pairs.spread(rows), pairs.routing)

@@ -19,7 +19,7 @@ from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
 from dposcope.model.checks.layout import Found, find_parts
 from dposcope.model.layout import Layout
-from dposcope.model.mixtures.experts import ExpertSizes
+from dposcope.model.mixtures.experts import Experts, ExpertSizes
 from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
 from dposcope.model.quiet import without_progress_bars
@@ -211,7 +211,7 @@ class LanguageModel:
     @property
     def d_model(self) -> int:
         """d."""
-        return layouts.projection_width(next(one for one in self.mlp_outs if one is not None)).outputs
+        return self.columns.outputs
 
     @cached_property
     def columns(self) -> Columns:
@@ -273,6 +273,10 @@ class LanguageModel:
             DposcopeError: some blocks have something else in place of attention, or beside it.
         """
         paths = set(self._mixer_paths)
+        if any(Experts.of_attention(one) for outs in self.mixer_outs for one in outs):
+            raise DposcopeError(
+                f"attention of {self.name} is a mixture of experts itself: leave out what is done by head"
+            )
         if len(paths) > 1 or layouts.has_linear_attention(self.model):
             raise DposcopeError(
                 f"some blocks of {self.name} have no attention heads, but linear attention, a state space or a "

@@ -131,6 +131,8 @@ _LAYOUTS: dict[str, Layout] = {
     ),
     "modernbert-decoder": Layout("model.layers", "mlp.Wo", "attn.Wo", "model.final_norm", transform="lm_head"),
     "openai-gpt": Layout("transformer.h", "mlp.c_proj", "attn.c_proj", None),
+    "dbrx": Layout("transformer.blocks", "ffn.experts", "norm_attn_norm.attn.out_proj", "transformer.norm_f"),
+    "jetmoe": Layout("model.layers", "mlp", "self_attention", "model.norm"),
     "bloom": Layout("transformer.h", "mlp.dense_4h_to_h", "self_attention.dense", "transformer.ln_f"),
     "mpt": Layout("transformer.blocks", "ffn.down_proj", "attn.out_proj", "transformer.norm_f"),
     "mixtral": _MIXTURE,
@@ -220,7 +222,7 @@ def projection_width(module: nn.Module) -> ProjectionWidth:
     Raises:
         DposcopeError: it is none of these.
     """
-    experts = Experts.of(module)
+    experts = Experts.within(module)
     if experts is not None and experts.weight.dtype in PLAIN:
         return ProjectionWidth(experts.sizes.count * experts.sizes.width, experts.outputs)
     if is_quantised(module):
@@ -258,7 +260,7 @@ def value_vectors(module: nn.Module) -> Tensor:
     projection_width(module)
     experts = Experts.of(module)
     if experts is not None:
-        return experts.vectors()
+        return experts.vectors
     if is_quantised(module):
         return quantised_weight(module).T
     weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType] — a Parameter of either class
@@ -324,12 +326,15 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     experts = None if path is None else Experts.of(submodule(block, path))
     if path is None or experts is None:
         return None
-    above = path.rpartition(".")[0]
+    above, after = mixture_path(path, experts), after_experts(block, layout)
+    width = experts.outputs if after is None else after.out_features
     beside = {
         name: submodule(block, name)
-        for name in writers(block, experts.outputs)
+        for name in writers(block, width)
         if not names_mixer(name) and name.split(".")[0] not in _AROUND
     }
+    if after is not None:
+        beside = {name: module for name, module in beside.items() if name.rpartition(".")[2] not in _LATENT}
     named = [one for one in every_path(layout.mlp_out) if one in beside and "shared" in one]
     apart = next((one for one in named if not one.startswith(f"{above}.")), None)
     if apart is not None:
@@ -348,6 +353,31 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
         raise DposcopeError("a block has shared experts in two places, which is not supported")
     out = submodule(block, apart)
     return Shared(submodule(block, apart.rpartition(".")[0]), out, gate=None, apart=True)
+
+
+_LATENT: Final = ("fc1_latent_proj", "fc2_latent_proj")
+"""Projections into a narrower space, in which experts read and write, and out of it again (Nemotron 3 Super)."""
+
+
+def after_experts(block: nn.Module, layout: Layout) -> nn.Linear | None:
+    """The projection of what a block's routed experts write together into the stream; None where they write it
+    themselves, or there are none."""
+    path = mlp_path(block, layout)
+    experts = None if path is None else Experts.of(submodule(block, path))
+    if path is None or experts is None:
+        return None
+    found = dict(submodule(block, mixture_path(path, experts)).named_children()).get(_LATENT[1])
+    return found if isinstance(found, nn.Linear) and found.in_features == experts.outputs else None
+
+
+def mixture_path(path: str, experts: Experts) -> str:
+    """Where a block has the module of its routed experts and their router; empty for the block itself.
+
+    Args:
+        path: of the experts.
+        experts: what is there.
+    """
+    return path if experts.whole else path.rpartition(".")[0]
 
 
 def submodule(parent: nn.Module, path: str) -> nn.Module:
@@ -432,10 +462,11 @@ def has_linear_attention(model: PreTrainedModel) -> bool:
     return any("linear" in kind for kind in kinds)
 
 
-def pools_tokens(model: PreTrainedModel) -> bool:
-    """Whether attention makes one key of so many tokens of a row, counted from its start, padding among them (DeepSeek
-    V4)."""
-    return "compress_rates" in model.config.get_text_config().to_dict()
+def counts_places(model: PreTrainedModel) -> bool:
+    """Whether attention picks or pools spans of places, counted from the start of a row with its padding (MiniMax-M3,
+    DeepSeek V4)."""
+    config = model.config.get_text_config()
+    return "compress_rates" in config.to_dict() or "minimax_m3_sparse" in (getattr(config, "layer_types", None) or ())
 
 
 def is_read_alone(name: str) -> bool:
@@ -445,13 +476,13 @@ def is_read_alone(name: str) -> bool:
 
 
 def writers(block: nn.Module, width: int) -> list[str]:
-    """Names of a block's projections that write `width` numbers."""
+    """Names of a block's projections that write `width` numbers, but for those of a norm, which write no stream."""
     return [name for name, module in _projections(block) if projection_width(module).outputs == width]
 
 
 def _projections(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
-        if is_projection(module):
+        if is_projection(module) and "layernorm" not in name:
             yield name, module
 
 

@@ -103,7 +103,7 @@ def model_size(model: PreTrainedModel) -> ModelSize:
     text = model.config.get_text_config()
     told = text.to_dict()  # where blocks differ, as in Gemma 4, the config itself answers with an error
     heads = told.get("num_key_value_heads") or text.num_attention_heads
-    head = told.get("head_dim") or text.hidden_size // text.num_attention_heads
+    head = told.get("head_dim") or told.get("kv_channels") or text.hidden_size // text.num_attention_heads
     named = told.get("intermediate_size") or told.get("n_inner") or 4 * text.hidden_size
     named = max(named) if isinstance(named, list) else int(named)  # Gemma 3n names it for each block
     linear = [
@@ -118,7 +118,8 @@ def model_size(model: PreTrainedModel) -> ModelSize:
         count, width = experts[0].sizes.count, experts[0].sizes.width
         writes = [module.in_features for name, module in linear if _SHARED.search(name)]
         mlp = width * math.ceil(max(count * width + max(writes, default=0), *dense, 0) / width)
-        weights = sum(weight.numel() for one in experts for weight in one.module.parameters())
+        mixed = [*experts, *(one for module in model.modules() if (one := Experts.of_attention(module)) is not None)]
+        weights = sum(weight.numel() for one in mixed for weight in one.own)
         idle = weights // count * (count - _chosen(told))
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
@@ -133,5 +134,7 @@ def model_size(model: PreTrainedModel) -> ModelSize:
 
 def _chosen(config: Mapping[str, Any]) -> int:
     """How many experts a token is sent to, by the name that a config gives it."""
-    named = next((config[name] for name in ("num_experts_per_tok", "moe_topk", "moe_k") if config.get(name)), 1)
+    told = {**(config.get("ffn_config") or {}), **config}  # DBRX
+    names = ("num_experts_per_tok", "moe_topk", "moe_k", "moe_top_k")
+    named = next((told[name] for name in names if told.get(name)), 1)
     return max(named) if isinstance(named, list) else int(named)

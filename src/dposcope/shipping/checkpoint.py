@@ -7,7 +7,6 @@ index stay the same. The result is that of `fold`, computed in float64 and round
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import coarse, stored_buffers
 from dposcope.model.layout import layout_mark
-from dposcope.model.mixtures.experts import BIAS, WEIGHT, Experts
+from dposcope.model.mixtures.experts import Experts
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card
 from dposcope.shipping.origin import checkpoint_origin
@@ -91,7 +90,7 @@ def _changes(skeleton: Skeleton, weights: Weights, names: StoredNames, edit: Edi
     changes: list[Rewriting] = []
     for one in projection_edits(skeleton.lm, edit):
         stem = skeleton.module_names[one.projection]
-        experts = Experts.of(one.projection)
+        experts = Experts.within(one.projection)
         if experts is not None:
             changes += _of_experts(experts, one, stem, weights, names)
             continue
@@ -106,13 +105,15 @@ def _changes(skeleton: Skeleton, weights: Weights, names: StoredNames, edit: Edi
 def _of_experts(
     experts: Experts, edit: ProjectionEdit, stem: str, weights: Weights, names: StoredNames
 ) -> Iterator[Rewriting]:
-    """Of experts that are stored one by one, or as one 3-D tensor."""
+    """Of experts that are stored one by one, or as one tensor."""
     count, shape = experts.sizes.count, tuple(experts.weight.shape)
+    own = f"{stem}.{experts.weight_name}"
     parts = [edit.of_expert(experts, expert) for expert in range(count)]
-    alone = names.by_expert.get(f"{stem}.{WEIGHT}")
+    alone = names.by_expert.get(own)
     if alone is None:
-        stored = _unquantised(find(weights, names.one, f"{stem}.{WEIGHT}", shape))
-        yield Rewriting(stored, partial(_each, [_Folding(one, stored, False, experts.transposed) for one in parts]))
+        stored = _unquantised(find(weights, names.one, own, shape))
+        foldings = [_Folding(one, stored, False, experts.transposed) for one in parts]
+        yield Rewriting(stored, lambda old: _each(foldings, experts.stacked(old)))
     else:
         (keys,) = alone  # down projections are joined with nothing else
         if len(keys) != count:
@@ -121,8 +122,9 @@ def _of_experts(
             stored = _unquantised(find(weights, {key: key}, key, shape[1:]))
             yield _Folding(one, stored, False, experts.transposed).rewriting()
     if experts.bias is not None and edit.ablations:
-        stored = _unquantised(find(weights, names.one, f"{stem}.{BIAS}", tuple(experts.bias.shape)))
-        yield Rewriting(stored, lambda old: iter([(old, edit.through(old.double()))]))
+        stored = _unquantised(find(weights, names.one, f"{stem}.{experts.bias_name}", tuple(experts.bias.shape)))
+        width = experts.outputs
+        yield Rewriting(stored, lambda old: iter([(old, edit.through(old.double().view(-1, width)).view(old.shape))]))
 
 
 def _each(foldings: Sequence["_Folding"], old: Tensor) -> Parts:

@@ -20,17 +20,19 @@ from dposcope.model.checks.unfit import check_fit
 from dposcope.model.layout import (
     HOW_TO_REGISTER,
     Layout,
+    after_experts,
     attention_paths,
     check_expected,
+    counts_places,
     every_path,
     final_norm,
     has_linear_attention,
     is_covered,
     known_layout,
+    mixture_path,
     mlp_path,
     names_attention,
     names_mixer,
-    pools_tokens,
     projection_width,
     recognise,
     shared_experts,
@@ -115,7 +117,7 @@ def find_parts(model: PreTrainedModel) -> Found:
         return Found(layout)
     own = _logits(model, _two_tokens(model))
     mixed = has_linear_attention(model) or not all(names_attention(path) for path in used)
-    reads_padding = pools_tokens(model) or (mixed and _reads_padding(model, own))
+    reads_padding = counts_places(model) or (mixed and _reads_padding(model, own))
     _check_apart(model, blocks, layout)
     return Found(layout, _check_unembedding(model, blocks, layout, own), reads_padding)
 
@@ -186,7 +188,8 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
         routed = Experts.of(submodule(block, path))
         if routed is None:
             raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
-        if routed.outputs != width:
+        after = after_experts(block, layout)
+        if (routed.outputs if after is None else after.out_features) != width:
             raise DposcopeError(
                 f"experts of {model_type} write {routed.outputs} numbers that another projection turns into {width}, "
                 "so their neurons have no value vectors of their own: not supported"
@@ -354,13 +357,16 @@ def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> G
         for block in blocks:
             shared, path = shared_experts(block, layout), mlp_path(block, layout)
             if shared is not None and path is not None and not shared.apart:
-                whole, experts = submodule(block, path.rpartition(".")[0]), submodule(block, path)
-                stack.enter_context(_added_up(model_type, whole, experts, shared))
+                experts = Experts.of(submodule(block, path))
+                assert experts is not None  # as there are shared ones
+                whole = submodule(block, mixture_path(path, experts))
+                last = after_experts(block, layout) or experts.module
+                stack.enter_context(_added_up(model_type, whole, last, experts.factor, shared))
         yield
 
 
 @contextmanager
-def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Shared) -> Generator[None]:
+def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, factor: float, shared: Shared) -> Generator[None]:
     wrote: dict[nn.Module, Tensor] = {}
     read: list[Tensor] = []
 
@@ -370,6 +376,9 @@ def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Sha
         wrote[module] = given.reshape(-1, given.shape[-1]).to(torch.float64, copy=True)
 
     kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
+    if shared.norm is not None:  # what it reads stands for what the whole writes
+        kept[0].remove()
+        kept[0] = shared.norm.register_forward_pre_hook(lambda _module, args: keep(whole, args, args[0]))
     kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
     try:
         yield
@@ -379,7 +388,7 @@ def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, shared: Sha
     routing = Always(1, shared).routing(wrote[shared.out], read[-1])
     # Llama 4's experts write of every token, one expert after the other.
     routed = wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
-    expected = routed + routing.weights * wrote[shared.out]
+    expected = factor * routed + routing.weights * wrote[shared.out]
     # Norms, as sums in half precision are rounded.
     rounding = max(2 * torch.finfo(read[-1].dtype).eps, 1e-5)
     if (wrote[whole] - expected).norm() > rounding * wrote[whole].norm():

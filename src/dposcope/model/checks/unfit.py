@@ -1,4 +1,7 @@
-"""Types of causal models whose computation has no neurons that can be read or edited one by one, and why."""
+"""Types of causal models that no layout can describe, and why.
+
+They have no neurons that can be read one by one, or what neurons write does not reach the residual stream as it is.
+"""
 
 from typing import Final
 
@@ -16,6 +19,9 @@ UNFIT: Final = {
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
     "hrm_text": "a pass runs each of its blocks several times, so a neuron has several activations at a token",
+    "inkling_text": "a convolution over tokens changes what its MLPs write into the residual stream",
+    "inkling2_text": "a convolution changes what its MLPs write, and blocks attend to sums of blocks before them",
+    "longcat_flash": "a block has two attentions, two MLPs and experts between them, some of which copy their input",
     "xlm": "it fills in masked tokens, and has lists of attentions and of MLPs in place of blocks",
     "zamba": _SHARED,
     "zamba2": _SHARED,

@@ -30,8 +30,24 @@ class Part:
     width: int
     shared: Shared | None = None
     """What the projection belongs to, if it is that of shared experts."""
+    after: nn.Linear | None = None
+    """A projection of what the routed experts write together into the stream; None: they write it themselves."""
 
     __repr__ = short_repr
+
+    @property
+    def value_vectors(self) -> Tensor:
+        """v of each neuron, `[width, d]`: what it writes into the stream, for an activation of 1."""
+        vectors = layouts.value_vectors(self.projection)
+        if self.after is None:
+            return vectors
+        weight = self.after.weight.to(torch.promote_types(vectors.dtype, torch.float32))
+        return (vectors.to(weight.dtype) @ weight.T).to(vectors.dtype)
+
+    @property
+    def outputs(self) -> int:
+        """d."""
+        return layouts.projection_width(self.after or self.projection).outputs
 
     @property
     def columns(self) -> slice:
@@ -84,6 +100,11 @@ class Columns:
         """Columns of a table: neurons of the widest block, in a mixture a whole number of experts."""
         return max(self.widths) if self.experts is None else self.experts.count * self.experts.width
 
+    @property
+    def outputs(self) -> int:
+        """d, what every neuron writes."""
+        return next(parts[0].outputs for parts in self.parts if parts)
+
     def told(self) -> tuple[str, ...]:
         """What a reader of neurons' names should know, in sentences."""
         found: list[str] = []
@@ -112,7 +133,7 @@ class Columns:
 
     def value_vectors(self, block: int) -> Tensor:
         """Value vectors of a block, `[d_mlp, d]`; zeros where the block has no neuron."""
-        vectors = [layouts.value_vectors(part.projection) for part in self.parts[block]]
+        vectors = [part.value_vectors for part in self.parts[block]]
         if not vectors:
             return self._no_vectors()
         absent = self.d_mlp - self.widths[block]
@@ -127,7 +148,7 @@ class Columns:
         projection = next(parts[0].projection for parts in self.parts if parts)
         weight = next(projection.parameters())
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
-        row = torch.zeros(layouts.projection_width(projection).outputs, dtype=dtype, device=weight.device)
+        row = torch.zeros(self.outputs, dtype=dtype, device=weight.device)
         return row.expand(self.d_mlp, -1)
 
 
@@ -138,7 +159,8 @@ def _width(parts: Sequence[Part]) -> int:
 def _parts(block: nn.Module, projection: nn.Module | None, layout: Layout) -> tuple[Part, ...]:
     if projection is None:
         return ()
-    first = Part(projection, 0, layouts.projection_width(projection).inputs)
+    after = layouts.after_experts(block, layout)
+    first = Part(projection, 0, layouts.projection_width(projection).inputs, after=after)
     if Experts.of(projection) is None:
         return (first,)
     shared = layouts.shared_experts(block, layout)

@@ -2,7 +2,7 @@
 
 Between the up and the down projection, the function that computes the experts calls their module's `_apply_gate`, or
 its `act_fn` where experts have no gate (Nemotron-H). The result is the activations m, one row for each pair of a token
-and an expert that the router sent it to. `listen` puts itself there.
+and an expert that the router sent it to. `listen` puts itself there, or where a family of its own `Way` has them.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Thread, current_thread
-from typing import cast
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dposcope.data.short import short_repr
-from dposcope.model.mixtures.experts import SORTED, Experts, ExpertsModule
+from dposcope.model.mixtures.experts import SORTED, Experts, ExpertsModule, Way
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def listen(experts: Experts, listener: Listener) -> Callable[[], None]:
     """
     experts.check()
     if experts.module not in _gates:
-        _gates[experts.module] = _AllTokens(experts) if experts.on_all_tokens else _Between(experts)
+        _gates[experts.module] = _LISTENING[experts.way](experts)
     return _gates[experts.module].add(listener)
 
 
@@ -128,11 +128,8 @@ class _Listening(ABC):
         """Put the module back as it was."""
 
 
-class _AllTokens(_Listening):
-    """Stands in the place of the `forward` of Llama 4's experts, which compute all tokens, those of others as zeros.
-
-    The router's weights multiply what an expert reads, so it writes with weight 1.
-    """
+class _InPlaceOfForward(_Listening):
+    """Stands in the place of a module's `forward`, and computes the same."""
 
     def __init__(self, experts: Experts) -> None:
         super().__init__(experts)
@@ -141,7 +138,25 @@ class _AllTokens(_Listening):
         self._before = vars(experts.module).get(self._name)
         setattr(experts.module, self._name, self._forward)
 
-    def _forward(self, hidden_states: Tensor) -> Tensor:
+    @abstractmethod
+    def _forward(self, *args: Tensor) -> Tensor:
+        """What the module computes."""
+
+    def _end(self) -> None:
+        if self._before is None:
+            delattr(self._experts.module, self._name)
+        else:
+            setattr(self._experts.module, self._name, self._before)
+
+
+class _AllTokens(_InPlaceOfForward):
+    """Llama 4's experts compute all tokens, those of others as zeros.
+
+    The router's weights multiply what an expert reads, so it writes with weight 1.
+    """
+
+    def _forward(self, *args: Tensor) -> Tensor:
+        (hidden_states,) = args
         module = self._experts.module
         count = self._experts.sizes.count
         read = hidden_states.view(count, -1, hidden_states.shape[-1])
@@ -156,11 +171,58 @@ class _AllTokens(_Listening):
             activations = activations.index_put(place, new)
         return torch.bmm(activations, self._experts.weight).view(-1, self._experts.outputs)
 
+
+class _OneByOne(_InPlaceOfForward):
+    """DBRX's experts each compute their tokens; weights are `[E · I, d]`."""
+
+    def _forward(self, *args: Tensor) -> Tensor:
+        hidden_states, chosen, weights = args
+        glu = self._experts.module.get_submodule("mlp")
+        gates, ups, downs = (self._experts.stacked(glu.get_parameter(name)) for name in ("w1", "v1", "w2"))
+        states = hidden_states.reshape(-1, hidden_states.shape[-1])
+        # Of each expert: which of a token's choices it is, and the token.
+        places = [(chosen.mT == expert).nonzero(as_tuple=True) for expert in range(len(gates))]
+        activation = cast(Callable[[Tensor], Tensor], glu.activation_fn)
+        rows = [
+            activation(read.matmul(gate.T)) * read.matmul(up.T)
+            for read, gate, up in zip((states[token] for _, token in places), gates, ups, strict=True)
+        ]
+        token, weight = (
+            torch.cat(parts)
+            for parts in zip(*((token, weights[token, choice]) for choice, token in places), strict=True)
+        )
+        counts = [len(token) for _, token in places]
+        expert = torch.arange(len(counts), device=token.device).repeat_interleave(token.new_tensor(counts))
+        heard = self._heard(torch.cat(rows), Pairs(token, expert, weight, len(states), len(counts)))
+        written = torch.zeros_like(states)
+        for (choice, token), own, down in zip(places, heard.split(counts), downs, strict=True):
+            written.index_add_(0, token, own.matmul(down) * weights[token, choice, None])
+        return written.view(hidden_states.shape[0], -1, hidden_states.shape[-1])
+
+
+class _SortedRows(_Listening):
+    """Sees what the module of JetMoE's down projections reads: rows in the order that the router tells."""
+
+    def __init__(self, experts: Experts) -> None:
+        super().__init__(experts)
+        self._pairs: WeakKeyDictionary[Thread, Pairs] = WeakKeyDictionary()
+        self._removals = [
+            experts.module.get_submodule("router").register_forward_hook(self._routed),
+            experts.module.get_submodule("output_linear").register_forward_pre_hook(self._reads),
+        ]
+
+    def _routed(self, _module: nn.Module, args: tuple[Tensor, ...], told: tuple[Any, ...]) -> None:
+        _, token, weight, sizes, _ = told
+        count = torch.tensor(sizes, device=token.device)
+        expert = torch.arange(len(sizes), device=token.device).repeat_interleave(count)
+        self._pairs[current_thread()] = Pairs(token, expert, weight, len(args[0]), len(sizes))
+
+    def _reads(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._heard(args[0], self._pairs[current_thread()]), *args[1:])
+
     def _end(self) -> None:
-        if self._before is None:
-            delattr(self._experts.module, self._name)
-        else:
-            setattr(self._experts.module, self._name, self._before)
+        for one in self._removals:
+            one.remove()
 
 
 class _Between(_Listening):
@@ -184,6 +246,8 @@ class _Between(_Listening):
         expert = chosen.reshape(-1)
         token = torch.arange(len(states), device=expert.device).repeat_interleave(chosen.shape[-1])
         weight = weights.reshape(-1)
+        if self._experts.factor != 1:
+            weight = weight * self._experts.factor
         self._experts.check()
         if cast(ExpertsModule, module).config._experts_implementation == SORTED:
             # Rows are sorted by expert, by this very call.
@@ -209,4 +273,10 @@ class _Between(_Listening):
             self._after.remove()
 
 
+_LISTENING: Final[dict[Way, type[_Listening]]] = {
+    Way.INTERFACE: _Between,
+    Way.ALL_TOKENS: _AllTokens,
+    Way.ONE_BY_ONE: _OneByOne,
+    Way.SORTED_ROWS: _SortedRows,
+}
 _gates: WeakKeyDictionary[nn.Module, _Listening] = WeakKeyDictionary()

@@ -11,6 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.mixtures.routing import Routing
 
 _GATE: Final = "shared_expert_gate"
+_NORM: Final = "post_mlp_layernorm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,8 @@ class Shared:
     """A map from what the MLP reads to one number, whose sigmoid multiplies what the MLP writes; None: nothing does."""
     apart: bool = False
     """Whether it stands beside the module that holds the routed experts, and the block adds the two up (Granite)."""
+    norm: nn.Module | None = None
+    """Of the module that holds both: a norm of what routed and shared experts write together (A.X-K1)."""
 
     __repr__ = short_repr
 
@@ -52,7 +55,7 @@ class Shared:
         gates = [name for name in children if "shared" in name and "gate" in name]
         if gates not in ([], [_GATE]):
             raise DposcopeError(f"{type(parent).__name__} weighs its shared experts by {gates[0]}, which is not known")
-        return cls(mlp, writers[outs[0]], children.get(_GATE))
+        return cls(mlp, writers[outs[0]], children.get(_GATE), norm=children.get(_NORM))
 
 
 @dataclass(frozen=True, eq=False)
