@@ -25,7 +25,7 @@ from dposcope.model.generate import generate
 from dposcope.model.hooks import (
     attention_sites,
     hooked,
-    mlp_modules,
+    mlp_input_sites,
     mlp_sites,
     neuron_site,
     neuron_sites,
@@ -171,7 +171,7 @@ def test_blocks_have_an_mlp_or_what_mixes_tokens(kind):
         if block not in blocks:  # as large as the others, and without memory
             assert own.stride(0) == 0
         has = block in blocks
-        sites = (neuron_sites, mlp_sites, mlp_modules)
+        sites = (neuron_sites, mlp_sites, mlp_input_sites)
         assert [bool(find(lm, block)) for find in sites] == [has] * 3
         assert (lm.mlp_outs[block] is not None) == has
         assert len(attention_sites(lm, block)) == len(lm.mixer_outs[block]) == (not has)

@@ -25,7 +25,7 @@ from dposcope.errors import DposcopeError
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import mixture_path, mlp_path, submodule
+from dposcope.model.layout import is_projection, mixture_path, mlp_path, submodule
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.parts import Part
 from dposcope.model.mixtures.routing import Pairs, Routing, listen
@@ -109,21 +109,30 @@ def mlp_sites(lm: LanguageModel, block: int) -> list[Site]:
     if any(part.shared is not None and part.shared.norm is not None for part in parts):
         routed, *shared = [part.after or part.projection for part in parts]
     else:
-        routed, *shared = mlp_modules(lm, block)
+        routed, *shared = _holders(lm, block)
     return [
         Site(f"mlp.{block}", routed, "output"),
         *(Site(f"mlp.{block}.shared", one, "output") for one in shared),
     ]
 
 
-def mlp_modules(lm: LanguageModel, block: int) -> list[nn.Module]:
+def mlp_input_sites(lm: LanguageModel, block: int) -> list[Site]:
+    """What a block's MLP reads, `[B, T, d]`: the input of the module that holds it, or all of its experts.
+
+    Several where shared experts stand beside that module, and where the block itself holds what reads: the first
+    projection of OPT, the router, experts and dense MLP of Gemma 4. None where a block has no MLP.
+    """
+    if not lm.columns.parts[block]:
+        return []
+    modules = _holders(lm, block) or _readers(lm, block)
+    return [Site(f"mlp-input.{block}.{place}", one, "input") for place, one in enumerate(modules)]
+
+
+def _holders(lm: LanguageModel, block: int) -> list[nn.Module]:
     """The module of a block that holds its MLP output projection, or all of its experts.
 
-    One module, but two where shared experts stand beside the module of the routed ones. Both read the same. None where
-    a block has no MLP.
-
-    Raises:
-        DposcopeError: the projection stands in the block itself.
+    One module, but two where shared experts stand beside the module of the routed ones. None where a block has no MLP,
+    or holds the projection itself.
     """
     path = mlp_path(lm.blocks[block], lm.layout)
     if path is None:
@@ -131,9 +140,21 @@ def mlp_modules(lm: LanguageModel, block: int) -> list[nn.Module]:
     experts = Experts.of(submodule(lm.blocks[block], path))
     parent = path.rpartition(".")[0] if experts is None else mixture_path(path, experts)
     if not parent:
-        raise DposcopeError(f"blocks of {lm.name} have no module that holds their MLP, so its input cannot be replaced")
+        return []
     apart = [one.shared.mlp for one in lm.columns.parts[block] if one.shared is not None and one.shared.apart]
     return [submodule(lm.blocks[block], parent), *apart]
+
+
+def _readers(lm: LanguageModel, block: int) -> list[nn.Module]:
+    """Where a block holds its MLP itself: modules that read what the MLP reads."""
+    own = [part.projection for part in lm.columns.parts[block]]
+    shared = [part.shared.mlp for part in lm.columns.parts[block] if part.shared is not None]
+    mixture = any(Experts.of(one) is not None for one in own)
+    return [
+        module
+        for name, module in lm.blocks[block].named_children()
+        if (module in (*own, *shared) or "rout" in name if mixture else is_projection(module) and module not in own)
+    ]
 
 
 def attention_sites(lm: LanguageModel, block: int) -> list[Site]:
@@ -223,30 +244,8 @@ def hooked(
         )
 
 
-@contextmanager
-def watching(lm: LanguageModel, block: int, seen: Callable[[slice, Tensor], None]) -> Generator[None]:
-    """Give neuron activations of a block, columns and `[…, columns]`, to `seen`, also where its MLP runs alone, outside
-    the model.
-
-    They are those after the hooks that are on the model.
-    """
-    with ExitStack() as stack:
-        for part in lm.columns.parts[block]:
-            experts = Experts.of(part.projection)
-            if experts is not None:
-                stack.callback(listen(experts, partial(_spread_to, partial(seen, part.columns))))
-            else:
-                look = partial(_first_to, partial(seen, part.columns))
-                stack.callback(part.projection.register_forward_pre_hook(look).remove)
-        yield
-
-
 def _first_to(seen: Callable[[Tensor], None], _module: nn.Module, args: tuple[Tensor, ...]) -> None:
     seen(args[0])
-
-
-def _spread_to(seen: Callable[[Tensor], None], rows: Tensor, pairs: Pairs) -> None:
-    seen(pairs.spread(rows))
 
 
 _hooked_models: list[PreTrainedModel] = []

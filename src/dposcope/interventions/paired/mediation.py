@@ -11,10 +11,8 @@ Both are compared with the change over all positions: Σ own · change / Σ chan
 of 1 after both shares is their interaction.
 """
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -27,7 +25,7 @@ from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Continuation, Progress, check_written
-from dposcope.model.hooks import Change, Site, hooked, mlp_modules, neuron_sites, watching
+from dposcope.model.hooks import Change, Site, hooked, mlp_input_sites, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 
@@ -112,8 +110,7 @@ def mediation(
         progress: called with texts read.
 
     Raises:
-        DposcopeError: the models do not belong together, there is no text, or the architecture has no module that holds
-            its MLP.
+        DposcopeError: the models do not belong together, or there is no text.
     """
     check_models(base, tuned)
     check_written(written)
@@ -136,73 +133,47 @@ def _add_batch(sums: Mediation, base: LanguageModel, tuned: LanguageModel, batch
         return activations.detach().cpu().double().masked_fill(~real, 0)
 
     mine, theirs = _run(base, batch), _run(tuned, batch)
-    for block in mine.inputs:
-        alone = (
-            _activations(tuned, block, mine.inputs[block], batch.ids),
-            _activations(base, block, theirs.inputs[block], batch.ids),
-        )
-        for part, activations in enumerate(mine.activations[block]):
-            columns, start = activations.columns, double(activations.values)
-            change = double(theirs.activations[block][part].values) - start
-            own, before = (double(one[columns.start]) - start for one in alone)
-            sums.own[block, columns] += (own * change).sum((0, 1))
-            sums.before[block, columns] += (before * change).sum((0, 1))
-            sums.change[block, columns] += change.square().sum((0, 1))
-
-
-@dataclass(frozen=True, eq=False)
-class _Neurons:
-    """Some columns of a block's neurons."""
-
-    columns: slice
-    values: Tensor
-    """`[B, T, columns]`."""
+    # By those weights, for what the other model's MLPs read.
+    own, before = _run(tuned, batch, mine.inputs).neurons, _run(base, batch, theirs.inputs).neurons
+    for place, one in mine.neurons.items():
+        block, columns = place
+        start = double(one)
+        change = double(theirs.neurons[place]) - start
+        here = block, slice(columns, columns + one.shape[-1])
+        sums.own[here] += ((double(own[place]) - start) * change).sum((0, 1))
+        sums.before[here] += ((double(before[place]) - start) * change).sum((0, 1))
+        sums.change[here] += change.square().sum((0, 1))
 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """What each block's MLP read, `[B, T, d]`, and what its neurons were, by block."""
+    """What each block's MLP read, by the name of its site, and what its neurons were, by block and first column."""
 
-    inputs: dict[int, Tensor]
-    activations: dict[int, list[_Neurons]]
-    """In the order of columns."""
+    inputs: dict[str, Tensor]
+    neurons: dict[tuple[int, int], Tensor]
+    """Each `[B, T, columns]`."""
 
 
-def _run(lm: LanguageModel, batch: Batch) -> _Pass:
-    held: dict[str, Tensor] = {}
+def _run(lm: LanguageModel, batch: Batch, inputs: Mapping[str, Tensor] | None = None) -> _Pass:
+    """Read a batch; what MLPs read is replaced where `inputs` are given."""
+    found, changes = _Pass({}, {}), list[tuple[Site, Change]]()
 
-    def keep(place: str) -> Change:
-        def change(tensor: Tensor, _frame: Frame) -> None:
-            held[place] = tensor
+    def at_input(name: str) -> Change:
+        def change(tensor: Tensor, _frame: Frame) -> Tensor | None:
+            found.inputs[name] = tensor
+            return None if inputs is None else inputs[name].to(tensor.device, tensor.dtype)
 
         return change
 
-    reads = {
-        block: Site(f"mlp-input.{block}", modules[0], "input")
-        for block in range(lm.n_blocks)
-        if (modules := mlp_modules(lm, block))
-    }
-    neurons = [neuron_sites(lm, block) for block in range(lm.n_blocks)]
-    with hooked(lm, [(site, keep(site.name)) for site in chain(reads.values(), *neurons)]):
+    def at_neurons(place: tuple[int, int]) -> Change:
+        def change(tensor: Tensor, _frame: Frame) -> None:
+            found.neurons[place] = tensor
+
+        return change
+
+    for block in range(lm.n_blocks):
+        changes += [(site, at_input(site.name)) for site in mlp_input_sites(lm, block)]
+        changes += [(site, at_neurons((block, site.columns.start))) for site in neuron_sites(lm, block)]
+    with hooked(lm, changes):
         lm.model.base_model(input_ids=batch.ids.to(lm.device), attention_mask=batch.mask.to(lm.device), use_cache=False)
-    return _Pass(
-        {block: held[site.name] for block, site in reads.items()},
-        {block: [_Neurons(site.columns, held[site.name]) for site in sites] for block, sites in enumerate(neurons)},
-    )
-
-
-def _activations(lm: LanguageModel, block: int, reads: Tensor, ids: Tensor) -> dict[int, Tensor]:
-    """The neurons of a block for an input of its MLP, after the hooks that are on the model, by their first column."""
-    held: dict[int, Tensor] = {}
-
-    def seen(columns: slice, values: Tensor) -> None:
-        held[columns.start] = values.reshape(*reads.shape[:-1], -1)
-
-    with watching(lm, block, seen):
-        reads = reads.to(lm.device_of_block(block), lm.dtype)
-        for mlp in mlp_modules(lm, block):
-            # BLOOM's and MPT's add the residual stream to what they write, which does not reach the neurons; some of
-            # DeepSeek V4's choose experts by tokens.
-            names = inspect.signature(mlp.forward).parameters
-            mlp(*(ids.to(reads.device) if name == "input_ids" else reads for name in names))
-    return held
+    return found
