@@ -439,6 +439,17 @@ def test_a_registered_layout_replaces_a_known_one(registry, gpt2):
     assert find_layout(gpt2.model) is odd
 
 
+def test_a_final_norm_that_is_said_to_be_none_is_looked_for(registry):
+    register_layout("in-bloom", replace(BLOOM, final_norm=None))
+    with pytest.raises(DposcopeError, match="'in-bloom': something stands between the last block and the unembedding"):
+        find_layout(bloom().model)
+    lm = MORE["openai-gpt"].build()
+    own = lm.layout
+    lm.model.config.model_type = "in-bloom"
+    register_layout("in-bloom", replace(own))
+    assert find_layout(lm.model).final_norm is None
+
+
 @pytest.mark.parametrize(
     ("field", "path", "message"),
     [

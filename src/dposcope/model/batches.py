@@ -199,7 +199,7 @@ def batches(
     check_ids(lm, chain.from_iterable(encoded))
     order = sorted(range(len(encoded)), key=lambda row: (-len(encoded[row]), row))
     alike = [list(one) for _, one in groupby(order, lambda row: len(encoded[row]))]
-    groups = alike if side == "left" and lm.reads_padding else [order]
+    groups = alike if side == "left" and len(alike) > 1 and lm.reads_padding else [order]
     for rows in (group[start : start + size] for group in groups for start in range(0, len(group), size)):
         width = len(encoded[rows[0]])
         ids = torch.full((len(rows), width), lm.pad_id, dtype=torch.long)

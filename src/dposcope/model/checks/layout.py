@@ -214,7 +214,13 @@ def _check_unembedding(model: PreTrainedModel, blocks: nn.ModuleList, layout: La
         raise DposcopeError(
             f"{model.config.model_type} gives no final-norm output apart from its logits: not supported"
         )
-    ours = unembed(model, read["last_hidden_state"]).to(own.device)
+    normed: Tensor = read["last_hidden_state"]
+    if layout.final_norm is None and not torch.equal(normed, ends.written[-1].to(normed.device)):
+        raise DposcopeError(
+            f"layout of model_type {model.config.model_type!r}: something stands between the last block and the "
+            "unembedding; name it as final-norm"
+        )
+    ours = unembed(model, normed).to(own.device)
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-3):
         raise DposcopeError(
             f"{model.config.model_type} computes logits by more than its final norm, unembedding, scale and soft-cap, "
