@@ -21,17 +21,28 @@ _LONGEST = (
     "real/test_embedded_model.py",
     "jobs/reproduce/test_job.py",
     "jobs/explain/test_job.py",
+    "hostile/test_shapes.py",
     "test_unchanged.py",
-    "jobs/tune/test_job.py",
     "jobs/dpo/test_job.py",
-    "jobs/tune/test_choice.py",
-    "jobs/reproduce/test_presets_whole.py",
-    "jobs/edit/test_job.py",
-    "jobs/test_run.py",
+    "hostile/test_damaged_results.py",
+    "jobs/processes/test_shared_run.py",
+    "model/test_families.py",
+    "properties/test_spread.py",
     "cli/test_cli.py",
+    "jobs/test_run.py",
+    "hostile/test_no_network.py",
     "training/test_trainer.py",
+    "jobs/reproduce/test_presets_whole.py",
+    "jobs/pairs/test_job.py",
+    "search/test_search.py",
+    "pairs/test_pplm.py",
+    "training/test_policy.py",
+    "training/test_token_statistics.py",
+    "training/test_trainable.py",
 )
-"""Files that take longest. A file stays on one worker, so these begin first and short ones fill the end."""
+"""Files that take longest. A file stays on one worker, so these begin first and short ones fill the end.
+
+The last three are here as they would be among the last."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -242,6 +242,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     os.fsync = lambda _file: None  # as in conftest.py
     # Everything that a child would otherwise import and build again.
+    import optuna  # noqa: F401
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import dposcope.cli.console

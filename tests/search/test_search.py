@@ -1,46 +1,23 @@
 """The search: warm starts first, resumable after a kill with the same proposals, shared, and honest about bounds."""
 
 import json
-import multiprocessing
-import os
 import signal
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.interventions.gains import Gains
 from dposcope.reading import parse_json
-from dposcope.search.family import Family, Point, Source
-from dposcope.search.search import front, search
-from dposcope.search.trials import REPETITION_NOISE, TextBound, Trial, Written
+from dposcope.search.family import Point
+from dposcope.search.search import front
+from dposcope.search.trials import REPETITION_NOISE, Trial, Written
 from helpers.forked import TESTS
+from helpers.jobs import script
+from helpers.made_up_search import TEXT_BOUND, family, formula, run, slowest_last
 from helpers.together import script_together
 
-TEXT_BOUND = TextBound(Written(0.3, 0.3, 0.3, 0.15, 0.5, 0.15), 0.9)
-
-
-def family():
-    values = torch.tensor([[1.0, 1.5, 0.5], [2.0, 1.0, 1.0]])
-    return Family({"learned": Source.line(Gains(values))}, torch.tensor([3.0, 4.0]), 2)
-
-
-def formula(point: Point, number: int) -> Trial:
-    """A made-up landscape: strength lowers the score and costs its square, tilt costs, too much is out of bounds."""
-    kl = 0.1 * point.strength**2 + 0.02 * point.tilt**2 + 0.05 * point.ablate**2
-    score = max(0.3 - 0.2 * point.strength - 0.05 * point.ablate, 0.0)
-    excess = kl / 0.1 - 1
-    written = (
-        None if excess > 0 else Written(score, score, score, 0.1 + 0.1 * point.ablate, 0.5, 0.1 + 0.1 * point.ablate)
-    )
-    return Trial(number, point, kl, kl / 2, None, excess, written, 0.0)
-
-
-def run(folder, trials=14, try_out=formula, seed=0):
-    return search(try_out, family(), folder=folder, trials=trials, text_bound=TEXT_BOUND, seed=seed)
+PROGRAM = TESTS / "helpers/made_up_search.py"
 
 
 def told(trials):
@@ -110,35 +87,16 @@ def test_a_crash_in_a_trial_costs_that_trial_alone(tmp_path, stop):
     assert told(resumed) == told(run(tmp_path / "whole"))
 
 
-def _slowly(folder: str, pause: float) -> None:
-    def slow(point, number):
-        time.sleep(pause)
-        return formula(point, number)
-
-    run(Path(folder), try_out=slow)
-
-
-def _slow(point: Point, number: int) -> Trial:
-    """The last warm start takes longest."""
-    time.sleep(1.0 if number == len(family().warm_starts()) - 1 else 0.1)
-    return formula(point, number)
-
-
-def _helping(folder: str) -> None:
-    run(Path(folder), try_out=_slow)
-
-
 @pytest.mark.slow
 def test_a_killed_process_leaves_a_search_that_goes_on_as_if_undisturbed(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    victim = context.Process(target=_slowly, args=(str(tmp_path / "cut"), 0.2))
-    victim.start()
+    victim = script(PROGRAM, "slowly", tmp_path / "cut")
     journal = tmp_path / "cut" / "journal.log"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count('"trial":') < 3):
         time.sleep(0.05)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.join()
+    victim.kill()
+    victim.communicate()
+    assert victim.returncode == -signal.SIGKILL
     assert told(run(tmp_path / "cut")) == told(run(tmp_path / "whole"))
 
 
@@ -203,9 +161,7 @@ def test_a_kill_between_putting_up_a_trial_and_taking_it_loses_nothing(tmp_path,
 
 @pytest.mark.slow
 def test_two_processes_share_the_trials(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    other = context.Process(target=_helping, args=(str(tmp_path),))
-    other.start()
+    other = script(PROGRAM, "helping", tmp_path)
     journal = tmp_path / "journal.log"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (not journal.exists() or "worker-" not in journal.read_text()):
@@ -214,11 +170,11 @@ def test_two_processes_share_the_trials(tmp_path):
 
     def slow(point, number):
         mine.append(number)
-        return _slow(point, number)
+        return slowest_last(point, number)
 
     found = run(tmp_path, try_out=slow)
-    other.join()
-    assert other.exitcode == 0
+    _, err = other.communicate()
+    assert (other.returncode, err) == (0, "")
     assert sorted(trial.number for trial in found) == list(range(14))
     assert 0 < len(mine) < 14
     # Whoever waited for the slow one: what follows from the warm starts follows from all of them.
