@@ -3,14 +3,22 @@
 A naive run takes from a model its weights: its routers and experts are written out here, token by token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
-from transformers import AXK1Config, AXK2Config, DbrxConfig, JetMoeConfig, MiniMaxM3VLTextConfig, PreTrainedConfig
+from torch.nn.functional import gelu, silu
+from transformers import (
+    AXK1Config,
+    AXK2Config,
+    DbrxConfig,
+    Gemma4TextConfig,
+    JetMoeConfig,
+    MiniMaxM3VLTextConfig,
+    PreTrainedConfig,
+)
 
 from dposcope.model.language_model import LanguageModel
 from helpers.alternating import config as nemotron_h
@@ -80,6 +88,23 @@ class Family:
     def finish(self, whole, total: Tensor) -> Tensor:
         """What the module makes of the sum of what it writes."""
         return total
+
+    def computing(self, lm: LanguageModel, block: int, made: Callable[[slice, int, Tensor, float], Tensor], without):
+        """Modules of a block and what computes them: `made(columns, token, m, r)` tells of neurons and gives m with its
+        gains, `without` takes a direction out of what is written."""
+        whole, vectors = self.whole(lm, block), self.vectors(lm, block).float()
+
+        def computed(states: Tensor) -> Tensor:
+            rows = []
+            for token, state in enumerate(states.reshape(-1, 16)):
+                total = torch.zeros(16)
+                for columns, m, weight in self.neurons(lm, block, state):
+                    total = total + weight * (made(columns, token, m, float(weight)) @ vectors[columns])
+                rows.append(total)
+            constant = self.constant(whole) if self.is_mixture(lm, block) else 0.0
+            return self.finish(whole, without(torch.stack(rows) + constant)).reshape(states.shape)
+
+        return {whole: computed}
 
     # Of every family
 
@@ -249,7 +274,57 @@ class _NemotronH(Family):
         return vectors @ whole.fc2_latent_proj.weight.T
 
 
+class _Gemma4(Family):
+    """A dense MLP beside the experts, in the block itself; each has norms of its own."""
+
+    def config(self) -> PreTrainedConfig:
+        return Gemma4TextConfig(
+            **{**_COMMON, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": DENSE, "sliding_window": 5},
+            **{"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": CHOSEN},
+            **{"moe_intermediate_size": WIDTH, "hidden_size_per_layer_input": 6, "num_kv_shared_layers": 0},
+            vocab_size_per_layer_input=VOCABULARY,
+            layer_types=["sliding_attention", "full_attention", "full_attention"],
+            per_layer_config={},
+        )
+
+    def whole(self, lm: LanguageModel, block: int) -> nn.Module:
+        return lm.model.model.layers[block]
+
+    def act(self, gate: Tensor, up: Tensor | None) -> Tensor:
+        assert up is not None
+        return gelu(gate, approximate="tanh") * up
+
+    def _parts(self, lm: LanguageModel, block: int) -> Iterator[tuple[int | None, int, Weights]]:
+        yield from super()._parts(lm, block)
+        yield None, EXPERTS * WIDTH, self.dense(self.whole(lm, block).mlp)
+
+    def computing(self, lm: LanguageModel, block: int, made: Callable[[slice, int, Tensor, float], Tensor], without):
+        own = self.whole(lm, block)
+
+        def dense(states: Tensor) -> Tensor:
+            gate, up, vectors = self.dense(own.mlp)
+            columns = slice(EXPERTS * WIDTH, EXPERTS * WIDTH + DENSE)
+            rows = [
+                made(columns, token, self.act(gate @ state, up @ state), 1.0) @ vectors
+                for token, state in enumerate(states.reshape(-1, 16))
+            ]
+            return without(torch.stack(rows)).reshape(states.shape)
+
+        def experts(states: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+            rows = torch.zeros_like(states)
+            for token, state in enumerate(states):
+                for number, weight in zip(chosen[token].tolist(), weights[token], strict=True):
+                    gate, up, vectors = self.expert(own, number)
+                    columns = slice(number * WIDTH, (number + 1) * WIDTH)
+                    m = made(columns, token, self.act(gate @ state, up @ state), float(weight))
+                    rows[token] += weight * (m @ vectors)
+            return without(rows)
+
+        return {own.mlp: dense, own.experts: experts}
+
+
 OWN: dict[str, Family] = {
+    "gemma4_text": _Gemma4(),
     "axk1": _AXK1(),
     "axk2": _AXK2(),
     "minimax_m3_vl_text": _MiniMaxM3(),
@@ -292,34 +367,33 @@ def run(
         unit = (ablated / ablated.norm()).to(rows.dtype)
         return rows - 0.7 * (rows @ unit).unsqueeze(-1) * unit
 
-    def forward(block: int):
-        whole, vectors = kind.whole(lm, block), kind.vectors(lm, block).float()
+    def computing(block: int):
+        def made(columns: slice, token: int, m: Tensor, weight: float) -> Tensor:
+            values[block, token, columns] = m if gains is None else m * gains[block, columns]
+            weights[block, token, columns] = weight
+            return values[block, token, columns]
 
-        def computed(states: Tensor) -> Tensor:
-            for token, state in enumerate(states.reshape(-1, 16)):
-                for columns, m, weight in kind.neurons(lm, block, state):
-                    values[block, token, columns] = m if gains is None else m * gains[block, columns]
-                    weights[block, token, columns] = weight
-            constant = kind.constant(whole) if kind.is_mixture(lm, block) else 0.0
-            written[block] = without((values[block] * weights[block]) @ vectors + constant)
-            return kind.finish(whole, written[block]).reshape(states.shape)
+        def told(rows: Tensor) -> Tensor:
+            left = without(rows)
+            written[block] += left
+            return left
 
-        return computed
+        return kind.computing(lm, block, made, told)
 
     def mixed(_module: nn.Module, _args, output):
         return without(output) if isinstance(output, Tensor) else (without(output[0]), *output[1:])
 
-    wholes = {block: kind.whole(lm, block) for block in kind.with_mlp(lm)}
+    wholes = {module: does for block in kind.with_mlp(lm) for module, does in computing(block).items()}
     paths = dict(lm.model.named_modules())
     mixers = [f"{kind.blocks}.{block}.{path}" for block in range(lm.n_blocks) for path in kind.mixers]
     handles = [paths[path].register_forward_hook(mixed) for path in mixers if path in paths]
-    for block, whole in wholes.items():
-        whole.forward = forward(block)
+    for module, does in wholes.items():
+        module.forward = does
     try:
         logits = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     finally:
         for handle in handles:
             handle.remove()
-        for whole in wholes.values():
-            del whole.forward
+        for module in wholes:
+            del module.forward
     return Run(values, weights, written, logits)

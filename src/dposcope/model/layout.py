@@ -60,6 +60,7 @@ _QWEN_STREAMS = Layout(
     ("self_attn.o_proj", "linear_attn.out_proj"),
     "model.hyper_connection_mixer",  # of several residual streams: it norms and mixes them
 )
+_GEMMA4 = Layout("model.layers", ("experts", "mlp.down_proj"), "self_attn.o_proj", "model.norm")
 _GRANITE_MIXTURE = Layout(
     "model.layers",
     ("block_sparse_moe.experts", "shared_mlp.output_linear"),
@@ -75,8 +76,8 @@ _LAYOUTS: dict[str, Layout] = {
     "gemma3_text": _LLAMA_LIKE,
     "gemma3": _WITH_VISION,
     "gemma3n_text": _LLAMA_LIKE,
-    "gemma4_text": _LLAMA_LIKE,
-    "gemma4": _WITH_VISION,
+    "gemma4_text": _GEMMA4,
+    "gemma4": replace(_GEMMA4, blocks=_WITH_VISION.blocks, final_norm=_WITH_VISION.final_norm),
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
     "qwen3_5_text": _QWEN_HYBRID,
@@ -335,12 +336,12 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     }
     if after is not None:
         beside = {name: module for name, module in beside.items() if name.rpartition(".")[2] not in _LATENT}
-    named = [one for one in every_path(layout.mlp_out) if one in beside and "shared" in one]
-    apart = next((one for one in named if not one.startswith(f"{above}.")), None)
+    named = [one for one in every_path(layout.mlp_out) if one in beside and ("shared" in one or not above)]
+    apart = next((one for one in named if not above or not one.startswith(f"{above}.")), None)
     if apart is not None:
         mlp = apart.rpartition(".")[0]
         beside = {name: module for name, module in beside.items() if not name.startswith(f"{mlp}.")}
-    strangers = [name for name in beside if not name.startswith(f"{above}.")]
+    strangers = [name for name in beside if not name.startswith(f"{above}." if above else "rout")]
     if strangers:
         raise DposcopeError(f"experts of a block stand beside {strangers[0]}, which is not supported")
     inside = {name.removeprefix(f"{above}."): module for name, module in beside.items()}
@@ -351,8 +352,12 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
         return within
     if within is not None:
         raise DposcopeError("a block has shared experts in two places, which is not supported")
-    out = submodule(block, apart)
-    return Shared(submodule(block, apart.rpartition(".")[0]), out, gate=None, apart=True)
+    norm = dict(block.named_children()).get(_AFTER_DENSE) if not above else None
+    return Shared(submodule(block, apart.rpartition(".")[0]), submodule(block, apart), None, apart=True, norm=norm)
+
+
+_AFTER_DENSE: Final = "post_feedforward_layernorm_1"
+"""Of what the dense MLP writes, before what the experts beside it write is added (Gemma 4)."""
 
 
 _LATENT: Final = ("fc1_latent_proj", "fc2_latent_proj")
@@ -439,8 +444,8 @@ _IN_PLACE_OF_ATTENTION: Final = {"mamba", "conv", "temporal_block"}
 """Modules of a block that has a state space, a convolution or a recurrence where others have attention."""
 
 
-_AROUND: Final = {"ple", "mlp_hyper_connection"}
-"""Modules of a block that embed tokens again, or weigh residual streams (Qwen 4)."""
+_AROUND: Final = {"ple", "mlp_hyper_connection", "per_layer_projection"}
+"""Modules of a block that embed tokens again (Qwen 4, Gemma 4), or weigh residual streams."""
 
 
 def names_mixer(name: str) -> bool:

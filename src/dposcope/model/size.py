@@ -116,7 +116,10 @@ def model_size(model: PreTrainedModel) -> ModelSize:
     idle = 0
     if experts:
         count, width = experts[0].sizes.count, experts[0].sizes.width
-        writes = [module.in_features for name, module in linear if _SHARED.search(name)]
+        # Gemma 4 has a dense MLP beside the experts, which every token runs through.
+        blocks = {name.rpartition(".")[0] for name, module in model.named_modules() if Experts.of(module) is not None}
+        beside = {f"{block}.mlp.down_proj" for block in blocks}
+        writes = [module.in_features for name, module in linear if _SHARED.search(name) or name in beside]
         mlp = width * math.ceil(max(count * width + max(writes, default=0), *dense, 0) / width)
         mixed = [*experts, *(one for module in model.modules() if (one := Experts.of_attention(module)) is not None)]
         weights = sum(weight.numel() for one in mixed for weight in one.own)
@@ -135,6 +138,6 @@ def model_size(model: PreTrainedModel) -> ModelSize:
 def _chosen(config: Mapping[str, Any]) -> int:
     """How many experts a token is sent to, by the name that a config gives it."""
     told = {**(config.get("ffn_config") or {}), **config}  # DBRX
-    names = ("num_experts_per_tok", "moe_topk", "moe_k", "moe_top_k")
+    names = ("num_experts_per_tok", "moe_topk", "moe_k", "moe_top_k", "top_k_experts")
     named = next((told[name] for name in names if told.get(name)), 1)
     return max(named) if isinstance(named, list) else int(named)

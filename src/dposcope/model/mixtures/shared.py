@@ -26,7 +26,8 @@ class Shared:
     apart: bool = False
     """Whether it stands beside the module that holds the routed experts, and the block adds the two up (Granite)."""
     norm: nn.Module | None = None
-    """Of the module that holds both: a norm of what routed and shared experts write together (A.X-K1)."""
+    """A norm before the stream: of what routed and shared experts write together (A.X-K1), or of what the shared ones
+    write, beside another one for the routed ones (Gemma 4)."""
 
     __repr__ = short_repr
 
