@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import OPTConfig
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
@@ -9,9 +10,21 @@ from dposcope.interventions.edited import edited
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.model.generate import Continuation
+from dposcope.model.language_model import LanguageModel
 from helpers import mixtures
 from helpers.changes import tuned_copy
-from helpers.families import MIXTURES, bits, copied, hook_count, random_gains
+from helpers.families import (
+    CONTEXT,
+    MIXTURES,
+    VOCABULARY,
+    assert_close,
+    bits,
+    bos_tokenizer,
+    build,
+    copied,
+    hook_count,
+    random_gains,
+)
 
 TEXTS = [
     Continuation([2, 40, 41], [55, 60, 61, 70], ""),
@@ -21,15 +34,21 @@ TEXTS = [
 
 
 def mlp_of(lm, block):
-    gpt2 = lm.model.config.model_type == "gpt2"
-    return (lm.model.transformer.h if gpt2 else lm.model.model.layers)[block].mlp
+    """The module that reads what the MLP reads; OPT's blocks hold their projections themselves."""
+    kind = lm.model.config.model_type
+    if kind == "opt":
+        return lm.model.model.decoder.layers[block].fc1
+    return (lm.model.transformer.h if kind == "gpt2" else lm.model.model.layers)[block].mlp
 
 
 def reads_of(lm, ids):
     """What each block's MLP read on one text."""
     held, handles = [], []
     for block in range(lm.n_blocks):
-        handles.append(mlp_of(lm, block).register_forward_pre_hook(lambda _m, args: held.append(args[0][0])))
+        look = mlp_of(lm, block).register_forward_pre_hook(
+            lambda _m, args: held.append(args[0].reshape(-1, lm.d_model))
+        )
+        handles.append(look)
     lm.model(input_ids=torch.tensor([ids]), use_cache=False)
     for handle in handles:
         handle.remove()
@@ -41,6 +60,8 @@ def neurons_of(lm, block, x):
     mlp = mlp_of(lm, block)
     if lm.model.config.model_type == "gpt2":
         return mlp.act(mlp.c_fc(x))
+    if lm.model.config.model_type == "opt":
+        return torch.relu(mlp(x))
     return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
 
 
@@ -60,6 +81,24 @@ def naive(base, other):
                 before[block] += b * (end - start)
                 change[block] += (end - start) ** 2
     return own, before, change
+
+
+def opt():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "ffn_dim": 24, "num_attention_heads": 4}
+    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 3}
+    config = OPTConfig(
+        **sizes, **special, vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, word_embed_proj_dim=16
+    )
+    return LanguageModel(build(config), bos_tokenizer(), "tiny-opt")
+
+
+def test_sums_of_blocks_that_hold_their_projections_themselves():
+    base = opt()
+    other = tuned_copy(base, strength=0.05)
+    found = mediation(base, other, TEXTS, batch_size=2)
+    for part, expected in zip((found.own, found.before, found.change), naive(base, other), strict=True):
+        assert_close(part, expected, 1e-5)
+    assert found.change.any()
 
 
 def test_sums_are_those_of_every_position(lm):
