@@ -116,11 +116,12 @@ ASKED = {"system": "be kind", "wrap": "go on: {prompt}"}
         ({}, {}, ""),
         (ASKED, ASKED, ""),
         (None, None, ""),
-        (None, {}, "asked without a chat template; --chat off asks so"),
-        (ASKED, None, "asked through a chat template; --chat on asks so"),
-        (ASKED, {}, "asked with another --system, --wrap; give the same to ask so"),
-        (ASKED, {**ASKED, "prefill": "so"}, "asked with another --prefill; give the same to"),
-        ({}, {"wrap": "{prompt}."}, "asked with another --wrap; give"),
+        (None, {}, "asked without a chat template; --chat off asks in that way"),
+        (ASKED, None, "asked through a chat template; --chat on asks in that way"),
+        (ASKED, {}, "asked with --system, with --wrap; give the same options to ask in that way"),
+        (ASKED, {**ASKED, "prefill": "so"}, "asked without --prefill; give the same options to"),
+        (ASKED, {**ASKED, "system": "be rude"}, "asked with another --system; give the same options"),
+        ({}, {"wrap": "{prompt}."}, "asked without --wrap; give"),
     ],
 )
 def test_an_edit_that_was_made_on_prompts_asked_otherwise_is_told(job, tmp_path, then, now, told):
@@ -139,7 +140,9 @@ def test_another_template_is_told_and_an_edit_that_no_command_made_says_nothing(
     plain, other = (with_chat(with_template(lm, template)) for template in (PLAIN, BEGINS))
     edit = Edit.of(gains_of(lm), about={"fingerprint": lm.fingerprint, **asked_how(plain)})
     assert asked_otherwise(edit, plain) == ()
-    assert asked_otherwise(edit, other)[0].startswith("the edit was made on prompts asked with another chat template;")
+    assert asked_otherwise(edit, other)[0].startswith(
+        "the edit was made on prompts asked through another chat template; use the "
+    )
     assert asked_otherwise(Edit.of(gains_of(lm)), other) == ()
 
 

@@ -7,6 +7,7 @@ import pkgutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dposcope
-from dposcope.directions.direction import Direction
+from dposcope.directions.direction import Direction, DirectionFacts
 from dposcope.directions.features import Features
 from dposcope.directions.refits import Refits
 from dposcope.evaluation.trained_scorer import TrainedScorer
@@ -25,7 +26,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.interventions.paired.attribution import Attribution
 from dposcope.interventions.paired.mediation import Mediation
 from dposcope.jobs.dpo.training_record import TrainingRecord
-from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.activations import MeansFacts, NeuronMeans
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.folds import FoldedMeans
 from dposcope.neurons.sets import NeuronSet
@@ -36,8 +37,17 @@ from helpers.training_facts import GAINS_TRAINING, TRAINING
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 """Signed zeros, the smallest and the largest among them."""
 singles = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def read_of(facts):
+    """Names of the facts that are read, each of its own type."""
+    return {name for check in facts.__metadata__ for name in inspect.getclosurevars(check.func).nonlocals["kinds"]}
+
+
+READ = read_of(DirectionFacts) | read_of(get_type_hints(MeansFacts, include_extras=True)["about"])
+"""Hypothesis draws texts of the modules that are imported, these among them, and a value of another type is refused."""
 facts = st.dictionaries(
-    st.text(max_size=5),
+    st.text(max_size=5).filter(lambda name: name not in READ),
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**60), 2**60) | numbers | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -188,6 +198,7 @@ def files_of(folder):
 
 def test_every_class_is_here():
     assert saved_classes() == set(VALUES)
+    assert {"model", "seed"} < READ
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)

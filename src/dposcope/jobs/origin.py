@@ -105,10 +105,21 @@ def asked_otherwise(edit: Edit, lm: LanguageModel) -> tuple[str, ...]:
         return ()
     if made is None or now is None:
         how, chat = ("without a chat template", "off") if made is None else ("through a chat template", "on")
-        return (f"the edit was made on prompts asked {how}; --chat {chat} asks so",)
-    other = [option for name, option in _OPTIONS.items() if made.get(name) != now.get(name)]
-    named = f"another {', '.join(other)}" if other else "another chat template"
-    return (f"the edit was made on prompts asked with {named}; give the same to ask so",)
+        return (f"the edit was made on prompts asked {how}; --chat {chat} asks in that way",)
+    other = [
+        f"{_given(made.get(name), now.get(name))} {option}"
+        for name, option in _OPTIONS.items()
+        if made.get(name) != now.get(name)
+    ]
+    if not other:
+        return (
+            "the edit was made on prompts asked through another chat template; use the tokenizer that it was made with",
+        )
+    return (f"the edit was made on prompts asked {', '.join(other)}; give the same options to ask in that way",)
+
+
+def _given(made: Any, now: Any) -> str:
+    return "without" if made is None else "with" if now is None else "with another"
 
 
 def foreign_edits(edits: Iterable[tuple[str, Path]], lm: LanguageModel, source: str) -> list[str]:
