@@ -29,7 +29,7 @@ _RECORDED: Final = {GIVEN: ()}
 """Of settings in a record: all options are there, and none was given."""
 _LARGEST: Final = 2**63
 """Whole numbers from here on fit no column and no tensor."""
-_HALVES: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_HALVES: Final = re.compile(r"\\u[dD][89a-fA-F]")
 """Of characters beyond the first 65,536, as ASCII spells them, or alone."""
 _LONGEST: Final = 120
 """Letters of a place within a file that a message shows."""
@@ -161,13 +161,18 @@ def _parsed(text: str, decoder: json.JSONDecoder, source: str, mend: str) -> Any
 
 def _has_half(text: str, found: Any) -> bool:
     """Whether JSON holds half a character, as the names of some files do."""
-    if not _HALVES.search(text):
+    if _is_whole(text) and not _HALVES.search(text):
         return False
-    try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    return not _is_whole(json.dumps(found, ensure_ascii=False))
+
+
+def _is_whole(text: str) -> bool:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -251,7 +251,7 @@ DONE: dict[str, Callable[[LanguageModel, LanguageModel], Any]] = {
 
 SOME = ("gains, heads, ablations", "attribution")
 
-EVERY = (*FAMILIES, *MIXTURES, *ALTERNATING, *(name for name in MORE if name != "gemma3n_text"))
+EVERY = (*FAMILIES, *MIXTURES, *ALTERNATING, *(name for name in MORE if not name.startswith("gemma3n")))
 """Models that are spread over devices, and streamed."""
 
 

@@ -4,6 +4,7 @@ import copy
 import random
 from dataclasses import fields
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from dposcope.model.generate import generate
 from dposcope.model.hooks import attention_sites, hooked, mlp_sites, neuron_sites, residual_site
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load
+from dposcope.model.outline import outline
 from dposcope.model.size import size_of
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
@@ -393,15 +395,25 @@ def test_a_change_before_the_neurons_is_their_own_or_comes_from_before(name):
 def test_a_checkpoint_is_loaded(name, tmp_path):
     lm = made(name)
     lm.save_pretrained(tmp_path / "it")
-    size = size_of(str(tmp_path / "it"))
+    with MORE[name].installed():
+        size = size_of(str(tmp_path / "it"))
+        again = load(tmp_path / "it", dtype="float32", device="cpu")
     assert (size.blocks, size.width, size.mlp) == (4, 16, lm.d_mlp)
     assert size.parameters == sum(parameter.numel() for parameter in lm.model.parameters())
-    again = load(tmp_path / "it", dtype="float32", device="cpu")
     assert torch.equal(logits_of(again, IDS), logits_of(lm, IDS))
     assert again.model.config.model_type == lm.model.config.model_type
 
 
 # What is not right on them is refused
+
+
+def test_what_a_part_needs_is_named_where_it_is_missing(tmp_path):
+    if find_spec("timm") is not None:
+        pytest.skip("timm is installed")
+    made("gemma3n").save_pretrained(tmp_path / "it")
+    for ask in (lambda: load(tmp_path / "it"), lambda: size_of(str(tmp_path / "it")), lambda: outline(tmp_path / "it")):
+        with pytest.raises(DposcopeError, match=r"cannot load .*it: .* requires the timm library .*; install what it"):
+            ask()
 
 
 @pytest.mark.parametrize("name", MIXED)

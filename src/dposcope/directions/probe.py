@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
-from dposcope.directions.strength import best_strength
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
@@ -45,7 +44,6 @@ TEST_SHARE = 0.1
 """Held-out share of the texts (paper: 0.1)."""
 
 _STRENGTHS = tuple(10.0**power for power in range(-5, 3))
-_ITERATIONS = 2000
 
 
 def fit_probe(
@@ -163,9 +161,17 @@ def fit_rows(x: np.ndarray, y: np.ndarray, *, protocol: Protocol, seed: int, str
             warnings.simplefilter("ignore", ConvergenceWarning)  # 500 iterations, as published, may not converge
             model = LogisticRegression(max_iter=500).fit(x, y)
         return Fit(model.coef_[0], float(model.intercept_[0]), 1.0)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     if strength is None:
-        strength = best_strength(x, y, _STRENGTHS, iterations=_ITERATIONS, seed=seed)
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS)).fit(x, y)
+        search = GridSearchCV(
+            pipeline,
+            {"logisticregression__C": _STRENGTHS},
+            scoring="roc_auc",
+            cv=StratifiedKFold(5, shuffle=True, random_state=seed),
+        ).fit(x, y)
+        pipeline, strength = search.best_estimator_, float(search.best_params_["logisticregression__C"])
+    else:
+        pipeline.set_params(logisticregression__C=strength).fit(x, y)
     scaler, model = pipeline.named_steps["standardscaler"], pipeline.named_steps["logisticregression"]
     # σ(w·(x−μ)/s + b) = σ((w/s)·x + b − w·μ/s): back to raw feature space.
     weight = model.coef_[0] / scaler.scale_

@@ -77,6 +77,7 @@ _LAYOUTS: dict[str, Layout] = {
     "gemma3_text": _LLAMA_LIKE,
     "gemma3": _WITH_VISION,
     "gemma3n_text": _LLAMA_LIKE,
+    "gemma3n": _WITH_VISION,
     "gemma4_text": _GEMMA4,
     "gemma4": replace(_GEMMA4, blocks=_WITH_VISION.blocks, final_norm=_WITH_VISION.final_norm),
     "qwen2": _LLAMA_LIKE,

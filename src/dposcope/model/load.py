@@ -376,7 +376,7 @@ def _why(error: Exception, name: str, local: bool) -> str:
         )
     if "safetensors" in text and ("does not appear to have" in text or "no file named" in text):
         return f"{name} has no safetensors weights; convert it first (model.save_pretrained writes them)"
-    if isinstance(error, ImportError):  # of a way to quantise; it names the package
+    if isinstance(error, ImportError):  # of a way to quantise or a part of the model; it names the package
         return f"cannot load {name}: {first}; install what it needs"
     if local:
         return f"cannot load {name}: {first}; {MEND}"

@@ -83,6 +83,8 @@ def _outline(
     except Exception as error:  # a stranger's config may fail anywhere in the library
         if is_memory(error):
             raise
+        if isinstance(error, ImportError):  # of a part of the model; it names the package
+            raise DposcopeError(f"cannot load {name}: {first_line(error)}; install what it needs") from error
         raise DposcopeError(f"{name} is not a causal language model ({first_line(error)}); check the folder") from error
     lm = LanguageModel(model, tokenizer, name)
     _ = lm.d_mlp  # an architecture that is not supported is refused here, too

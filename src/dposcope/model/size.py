@@ -92,6 +92,8 @@ def size_of(source: str) -> ModelSize | None:
         if is_memory(error):
             raise
         reason = first_line(error)
+        if isinstance(error, ImportError):  # of a part of the model; it names the package
+            raise DposcopeError(f"cannot load {source}: {reason}; install what it needs") from error
         raise DposcopeError(
             f"{folder}/config.json is not the config of a causal language model ({reason}); check the folder"
         ) from error
