@@ -110,6 +110,7 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "bailing_hybrid": {"layer_types": _RECURRENT},
+    "beam": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
     "deepseek_v4": {
         "layer_types": [
             "sliding_attention",
@@ -148,6 +149,7 @@ _OF_TYPE: Final[dict[str, dict[str, Any]]] = {
     "granitemoeshared": {"shared_intermediate_size": 20},
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_dt_rank": 3},
     "kimi_linear": {"layer_types": _RECURRENT, "linear_head_dim": 8, "linear_num_heads": 4},
+    "laguna": {"moe_routed_scaling_factor": 1.7},
     "lfm2_moe": {"layer_types": _CONVOLUTIONS},
     "longcat_flash": {
         **{"num_layers": 4, "ffn_hidden_size": 24, "expert_ffn_hidden_size": 12, "zero_expert_num": 2, "moe_topk": 2},
@@ -515,8 +517,11 @@ def _of_experts(experts: Any, *read: torch.Tensor) -> list[torch.Tensor]:
 
 def _factor(experts: Any) -> float:
     """What multiplies the experts' sum."""
-    kind = type(experts).__name__
-    return experts.config.routed_scaling_factor if kind == "MiniMaxM3VLExperts" else 1.0
+    named = {
+        **dict.fromkeys(("BeamExperts", "MiniMaxM3VLExperts"), "routed_scaling_factor"),
+        "LagunaExperts": "moe_routed_scaling_factor",
+    }.get(type(experts).__name__)
+    return 1.0 if named is None else getattr(experts.config, named)
 
 
 def _of_scaled_tokens(experts: Any, hidden: torch.Tensor) -> list[torch.Tensor]:

@@ -13,9 +13,11 @@ from torch.nn.functional import gelu, silu
 from transformers import (
     AXK1Config,
     AXK2Config,
+    BeamConfig,
     DbrxConfig,
     Gemma4TextConfig,
     JetMoeConfig,
+    LagunaConfig,
     MiniMaxM3VLTextConfig,
     PreTrainedConfig,
 )
@@ -173,6 +175,33 @@ class _AXK2(Family):
         return AXK2Config(**_COMMON, **_LATENT_ATTENTION, index_head_dim=8, index_n_heads=2, gated_norm_rank=4)
 
 
+class _Beam(Family):
+    """A factor on what experts write, and nothing beside them."""
+
+    factor = 2.5
+
+    def config(self) -> PreTrainedConfig:
+        return BeamConfig(
+            **{**_COMMON, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": DENSE, "sliding_window": 5},
+            **{"moe_intermediate_size": WIDTH, "num_experts": EXPERTS, "num_experts_per_tok": CHOSEN},
+            **{"n_group": 1, "topk_group": 1, "routed_scaling_factor": self.factor},
+            mlp_layer_types=["dense", "sparse", "sparse"],
+        )
+
+
+class _Laguna(Family):
+    """A factor on what routed experts write, beside shared ones."""
+
+    factor = 1.7
+
+    def config(self) -> PreTrainedConfig:
+        return LagunaConfig(
+            **{**_COMMON, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": DENSE, "sliding_window": 5},
+            **{"moe_intermediate_size": WIDTH, "num_experts": EXPERTS, "num_experts_per_tok": CHOSEN},
+            **{"shared_expert_intermediate_size": SHARED, "moe_routed_scaling_factor": self.factor},
+        )
+
+
 class _MiniMaxM3(Family):
     """A factor on what routed experts write, and attention to spans of places."""
 
@@ -327,6 +356,8 @@ OWN: dict[str, Family] = {
     "gemma4_text": _Gemma4(),
     "axk1": _AXK1(),
     "axk2": _AXK2(),
+    "beam": _Beam(),
+    "laguna": _Laguna(),
     "minimax_m3_vl_text": _MiniMaxM3(),
     "dbrx": _DBRX(),
     "jetmoe": _JetMoE(),

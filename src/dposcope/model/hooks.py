@@ -98,13 +98,15 @@ def heads_site(lm: LanguageModel, block: int) -> Site:
 
 
 def mlp_sites(lm: LanguageModel, block: int) -> list[Site]:
-    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together.
+    """What the MLP writes, `[B, T, d]`, before any norm: its output projection, or its experts together, times their
+    factor.
 
     One site, but two where a block adds up what its routed and its shared experts write (Granite) or norms their sum
     (A.X-K1), and none where it has no MLP (Nemotron-H).
     """
     parts = lm.columns.parts[block]
-    if len(parts) <= 1:
+    experts = Experts.of(parts[0].projection) if parts else None
+    if len(parts) <= 1 and (experts is None or experts.factor == 1):
         return [Site(f"mlp.{block}", part.after or part.projection, "output") for part in parts]
     if any(part.shared is not None and part.shared.norm is not None for part in parts):
         routed, *shared = [part.after or part.projection for part in parts]

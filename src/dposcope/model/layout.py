@@ -37,7 +37,8 @@ class Layout:
     final_norm: str | None
     """The norm between the last block and the unembedding; None where there is none, as in GPT-1."""
     unembedding: str | None = None
-    """The linear map from the final norm's output to logits, from the model; None: what the model says is its own."""
+    """The linear map to logits from the final norm's output, or from what `transform` makes of it; from the model.
+    None: what the model says is its own."""
     logit_scale: float | None = None
     """A factor on all logits; None: that of the config, see `logit_scale`."""
     logit_softcap: float | None = None
@@ -329,7 +330,7 @@ def shared_experts(block: nn.Module, layout: Layout) -> Shared | None:
     if path is None or experts is None:
         return None
     above, after = mixture_path(path, experts), after_experts(block, layout)
-    width = experts.outputs if after is None else after.out_features
+    width = experts.outputs if after is None else projection_width(after).outputs
     beside = {
         name: submodule(block, name)
         for name in writers(block, width)
@@ -365,7 +366,7 @@ _LATENT: Final = ("fc1_latent_proj", "fc2_latent_proj")
 """Projections into a narrower space, in which experts read and write, and out of it again (Nemotron 3 Super)."""
 
 
-def after_experts(block: nn.Module, layout: Layout) -> nn.Linear | None:
+def after_experts(block: nn.Module, layout: Layout) -> nn.Module | None:
     """The projection of what a block's routed experts write together into the stream; None where they write it
     themselves, or there are none."""
     path = mlp_path(block, layout)
@@ -373,7 +374,9 @@ def after_experts(block: nn.Module, layout: Layout) -> nn.Linear | None:
     if path is None or experts is None:
         return None
     found = dict(submodule(block, mixture_path(path, experts)).named_children()).get(_LATENT[1])
-    return found if isinstance(found, nn.Linear) and found.in_features == experts.outputs else None
+    if found is None or not is_projection(found) or projection_width(found).inputs != experts.outputs:
+        return None
+    return found
 
 
 def mixture_path(path: str, experts: Experts) -> str:

@@ -1,6 +1,6 @@
 """What an edit costs on neutral text: KL(base‖edited) and the rise of log-perplexity, from one pass.
 
-Only the base's final-norm outputs are stored, d numbers per token. Its logits are computed again from them, a few
+Only what the base's unembedding reads is stored, d numbers per token. Its logits are computed again from that, a few
 tokens at a time. So memory grows with the text but not with the vocabulary, and the KL is exact. KL is smoother than
 log-perplexity, since it does not depend on one token of the text, and it is exactly 0 without an edit.
 """
@@ -58,7 +58,7 @@ class NeutralText:
     ids: Tensor
     """`[W, T]`, on the model's device."""
     hidden: Tensor
-    """The base's final-norm outputs where a token is predicted, `[W, T−1, d]`, in the model's precision."""
+    """What the base's unembedding reads where a token is predicted, `[W, T−1, d]`, in the model's precision."""
 
     __repr__ = short_repr
 

@@ -113,7 +113,7 @@ class PreferencePolicy(nn.Module):
         Args:
             batch: packed, pairs first.
             windows: how many of its examples are windows.
-            reference_hidden: the reference's final-norm outputs at `batch.where`, `[N, d]`, if they were computed
+            reference_hidden: what the reference's unembedding reads at `batch.where`, `[N, d]`, if it was computed
                 before; None: the reference runs now.
             weights: weights of pairs and windows in the loss; None: the loss is a mean.
 
@@ -198,7 +198,7 @@ class PreferencePolicy(nn.Module):
 
     @torch.no_grad()
     def reference_states(self, batch: PackedBatch) -> Tensor:
-        """The reference's final-norm outputs at the places that predict, `[N, d]`. Its logits follow from them."""
+        """What the reference's unembedding reads at the places that predict, `[N, d]`. Its logits follow from it."""
         return _states(self._arms[1], batch, self.objective.protocol == "reference")[batch.where]
 
     def _terms(self, statistics: TokenStatistics, sequence: Tensor, pairs: int) -> DpoTerms:
@@ -217,7 +217,7 @@ def _states(arm: Arm, batch: PackedBatch, published: bool) -> Tensor:
 
 @torch.no_grad()
 def _teacher_states(teacher: Arm, batch: PackedBatch, of_pairs: int) -> Reference:
-    """The teacher's final-norm outputs at the places that predict tokens of pairs, which come first."""
+    """What the teacher's unembedding reads at the places that predict tokens of pairs, which come first."""
     there = _states(teacher, batch, published=False)[batch.where[:of_pairs]]
     return Reference(there, teacher.head or _frozen(Unembedding.of(teacher.model)))
 

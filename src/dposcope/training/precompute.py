@@ -1,8 +1,8 @@
 """The reference's outputs, computed once and read from disk: no second model in memory while training.
 
-The files hold final-norm outputs at the places that predict, d numbers per token. With the reference's unembedding
-these give its whole distribution, which log-probabilities and the KL need. For Gemma-3-270m in bfloat16 that is 1.3 kB
-per token; logits would be a megabyte.
+The files hold what the unembedding reads at the places that predict, d numbers per token. With its weights these
+give the reference's whole distribution, which log-probabilities and the KL need. For Gemma-3-270m in bfloat16 that is
+1.3 kB per token; logits would be a megabyte.
 
 Each file has some hundred megabytes and is written whole or not at all. Only one is in memory at a time, and an
 interrupted computation continues after the last complete file.

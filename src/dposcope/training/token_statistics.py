@@ -69,7 +69,7 @@ def token_statistics(
     Gradients flow to `hidden` and, where they are trained, to the head's weights; never to reference or teacher.
 
     Args:
-        hidden: the policy's final-norm outputs at positions that predict, `[N, d]`.
+        hidden: what the policy's unembedding reads at positions that predict, `[N, d]`.
         head: the policy's unembedding.
         targets: the tokens that the first positions should predict, at most `[N]`; None: no log-probabilities.
         reference: the reference at the same positions; None: policy only.

@@ -17,6 +17,7 @@ from dposcope.model.batches import batches
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, mlp_sites, neuron_sites
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.mixtures import experts
 from dposcope.model.size import model_size
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
@@ -25,6 +26,7 @@ from dposcope.shipping.checkpoint import fold_checkpoint
 from helpers.changes import tuned_copy
 from helpers.families import TEXTS, assert_close, bits, hook_count, logits_of, random_direction, random_gains
 from helpers.own_mixtures import EXPERTS, OWN, WIDTH, own_mixture, run
+from helpers.quantised import by_hand, in_bytes
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 CLOSE = 5e-5
@@ -140,6 +142,16 @@ def test_an_interchange_of_neurons_or_mlps_and_mediation_reach_the_experts(famil
     assert_close(found.own, found.change, 1e-6)
 
 
+@pytest.mark.parametrize("name", ["beam", "laguna", "minimax_m3_vl_text"])
+def test_an_unknown_factor_on_what_experts_write_is_refused(name, monkeypatch):
+    monkeypatch.setattr(experts, "_SCALED", {})
+    lm = own_mixture(name)
+    with pytest.raises(
+        DposcopeError, match=r"does more than to (pass on what its experts write|add routed and shared)"
+    ):
+        _ = replace(lm).layout
+
+
 def test_attention_that_is_a_mixture_has_no_heads():
     lm = own_mixture("jetmoe")
     with pytest.raises(DposcopeError, match="attention of tiny-jetmoe is a mixture of experts itself: leave out what"):
@@ -161,3 +173,44 @@ def test_texts_to_continue_have_one_length_in_a_batch_where_padding_would_move_w
     rows = [batch.rows for batch in batches(lm, encoded, batch_size=2, side="left")]
     assert rows == [[3], [1], [0, 2], [4]]
     assert [batch.rows for batch in batches(lm, encoded, batch_size=3, side="right")] == [[3, 1, 0], [2, 4]]
+
+
+def test_a_quantised_projection_behind_the_experts_is_dequantised_for_their_value_vectors():
+    lm = in_bytes(own_mixture("nemotron_h"))
+    plain = by_hand(lm)
+    for block in OWN["nemotron_h"].with_mlp(lm):
+        assert torch.equal(lm.value_vectors(block), plain.value_vectors(block))
+    edit = Edit.of(Gains(random_gains(lm)), ablate(random_direction(lm), weight=0.7))
+    with edit.on(lm), edit.on(plain):
+        assert torch.equal(logits_of(lm, IDS), logits_of(plain, IDS))
+    with pytest.raises(DposcopeError, match="are quantised, and an edit does not fold into codes"):
+        fold(lm, edit)
+
+
+def test_codes_of_a_projection_behind_the_experts_are_no_numbers():
+    """A quantised layer may be a Linear by its class, as those of bitsandbytes are."""
+    lm = own_mixture("nemotron_h")
+    other = replace(lm, model=copy.deepcopy(lm.model))
+    for block in OWN["nemotron_h"].with_mlp(lm):
+        whole = OWN["nemotron_h"].whole(other, block)
+        if hasattr(whole, "fc2_latent_proj"):
+            whole.fc2_latent_proj = _Codes.of(whole.fc2_latent_proj)
+            found = other.value_vectors(block)
+            assert_close(found, lm.value_vectors(block), 0.02)
+    assert other.quantised
+
+
+class _Codes(torch.nn.Linear):
+    """Weights as int8 times one scale."""
+
+    scale: torch.Tensor
+
+    @classmethod
+    def of(cls, like: torch.nn.Linear) -> "_Codes":
+        made, weight = cls(like.in_features, like.out_features, bias=False), like.weight.detach()
+        made.scale = weight.abs().max() / 127
+        made.weight = torch.nn.Parameter((weight / made.scale).round().to(torch.int8), requires_grad=False)
+        return made
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(inputs, self.weight.float() * self.scale)

@@ -98,6 +98,8 @@ def find_parts(model: PreTrainedModel) -> Found:
         experts = Experts.of(projection)
         if experts is not None:
             experts.check()
+    behind = [after for block in blocks if (after := after_experts(block, layout)) is not None]
+    for projection in (*projections, *behind):
         if is_quantised(projection) and model.device.type != "meta":
             check_readable(projection)
     if layout.alternating:
@@ -189,7 +191,7 @@ def _check_mixture(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout
         if routed is None:
             raise DposcopeError(f"{model_type} computes its experts in a way of its own, which is not supported")
         after = after_experts(block, layout)
-        if (routed.outputs if after is None else after.out_features) != width:
+        if (routed.outputs if after is None else projection_width(after).outputs) != width:
             raise DposcopeError(
                 f"experts of {model_type} write {routed.outputs} numbers that another projection turns into {width}, "
                 "so their neurons have no value vectors of their own: not supported"
@@ -342,7 +344,7 @@ def _ends(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Gene
 @contextmanager
 def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> Generator[None]:
     """Check, during one pass, that blocks pass on one residual stream or a known one of several, and that routed and
-    shared experts of a block are added up as they are.
+    shared experts of a block are added up as they are, times a known factor.
 
     Raises:
         DposcopeError: they are not.
@@ -361,41 +363,50 @@ def _probing(model: PreTrainedModel, blocks: nn.ModuleList, layout: Layout) -> G
         for block in blocks[1:]:
             stack.callback(block.register_forward_pre_hook(one_stream, with_kwargs=True).remove)
         for block in blocks:
-            shared, path = shared_experts(block, layout), mlp_path(block, layout)
-            if shared is not None and path is not None and not shared.apart:
-                experts = Experts.of(submodule(block, path))
-                assert experts is not None  # as there are shared ones
-                whole = submodule(block, mixture_path(path, experts))
+            path = mlp_path(block, layout)
+            experts = None if path is None else Experts.of(submodule(block, path))
+            if path is None or experts is None:
+                continue
+            shared, above = shared_experts(block, layout), mixture_path(path, experts)
+            # Of experts alone, what holds them with the router; the block itself does more.
+            if not shared.apart if shared is not None else above not in ("", path):
                 last = after_experts(block, layout) or experts.module
-                stack.enter_context(_added_up(model_type, whole, last, experts.factor, shared))
+                stack.enter_context(_added_up(model_type, submodule(block, above), last, experts.factor, shared))
         yield
 
 
 @contextmanager
-def _added_up(model_type: str, whole: nn.Module, experts: nn.Module, factor: float, shared: Shared) -> Generator[None]:
+def _added_up(
+    model_type: str, whole: nn.Module, experts: nn.Module, factor: float, shared: Shared | None
+) -> Generator[None]:
     wrote: dict[nn.Module, Tensor] = {}
     read: list[Tensor] = []
+    kinds: list[torch.dtype] = []
 
     def keep(module: nn.Module, _args: Any, output: Tensor | tuple[Any, ...]) -> None:
         given: Tensor = output if isinstance(output, Tensor) else output[0]
         # A copy: Llama 4 adds the routed experts into what the shared one wrote.
         wrote[module] = given.reshape(-1, given.shape[-1]).to(torch.float64, copy=True)
+        kinds.append(given.dtype)
 
-    kept = [module.register_forward_hook(keep) for module in (whole, experts, shared.out)]
-    if shared.norm is not None:  # what it reads stands for what the whole writes
-        kept[0].remove()
-        kept[0] = shared.norm.register_forward_pre_hook(lambda _module, args: keep(whole, args, args[0]))
-    kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
+    kept = [module.register_forward_hook(keep) for module in (whole, experts)]
+    if shared is not None:
+        kept.append(shared.out.register_forward_hook(keep))
+        if shared.norm is not None:  # what it reads stands for what the whole writes
+            kept[0].remove()
+            kept[0] = shared.norm.register_forward_pre_hook(lambda _module, args: keep(whole, args, args[0]))
+        kept.append(shared.mlp.register_forward_pre_hook(lambda _module, args: read.append(args[0])))
     try:
         yield
     finally:
         for one in kept:
             one.remove()
-    routing = Always(1, shared).routing(wrote[shared.out], read[-1])
     # Llama 4's experts write of every token, one expert after the other.
-    routed = wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
-    expected = factor * routed + routing.weights * wrote[shared.out]
+    expected = factor * wrote[experts].reshape(-1, *wrote[whole].shape).sum(0)
+    if shared is not None:
+        expected += Always(1, shared).routing(wrote[shared.out], read[-1]).weights * wrote[shared.out]
     # Norms, as sums in half precision are rounded.
-    rounding = max(2 * torch.finfo(read[-1].dtype).eps, 1e-5)
+    rounding = max(2 * torch.finfo(kinds[-1]).eps, 1e-5)
     if (wrote[whole] - expected).norm() > rounding * wrote[whole].norm():
-        raise DposcopeError(f"{model_type} does more than to add routed and shared experts up, which is not supported")
+        told = "pass on what its experts write" if shared is None else "add routed and shared experts up"
+        raise DposcopeError(f"{model_type} does more than to {told}, which is not supported")

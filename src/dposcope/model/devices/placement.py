@@ -30,7 +30,7 @@ class Placement:
     blocks: tuple[torch.device, ...]
     """Of each block, L of them."""
     last: torch.device
-    """Of the final norm, and of an unembedding with a weight of its own."""
+    """Of the final norm, of what stands behind it, and of an unembedding with a weight of its own."""
 
     __repr__ = short_repr
 

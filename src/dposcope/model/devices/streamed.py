@@ -40,8 +40,8 @@ def stream_(lm: LanguageModel, device: torch.device, folder: str | Path) -> None
         folder: on a disk with room for the weights; not in main memory, as /tmp can be.
 
     Raises:
-        DposcopeError: the file cannot be written; the model is quantised; or it has several residual streams, and is to
-            run on a GPU.
+        DposcopeError: the file cannot be written; the model is quantised; or it brings several residual streams
+            together itself (Gemma 3n), and is to run on a GPU.
     """
     if lm.quantised:
         raise DposcopeError(f"the weights of {lm.name} are quantised, and cannot lie in a file; leave stream out")

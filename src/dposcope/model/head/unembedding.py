@@ -14,7 +14,7 @@ from dposcope.model.quantised.weights import is_quantised
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """The head that turns final-norm outputs into logits: `cap·tanh(s (x Wᵀ + b)/cap)`."""
+    """The head that turns what `transformed` gives into logits: `cap·tanh(s (x Wᵀ + b)/cap)`."""
 
     weight: Tensor
     """W, `[V, d]`."""
@@ -55,7 +55,7 @@ class Unembedding:
         """Logits of some tokens of the vocabulary, as the model makes them.
 
         Args:
-            states: final-norm outputs `[N, d]`.
+            states: what the head reads, `[N, d]`.
             tokens: of the vocabulary.
 
         Returns:

@@ -70,7 +70,11 @@ _OWN: Final = {
 """Classes that compute experts in a way of their own."""
 _ATTENTION: Final = {"JetMoeAttention": _Kind(Way.SORTED_ROWS, "experts.output_linear.weight", "experts.bias")}
 """Attention whose projections of queries and of outputs are experts: their inputs are no neurons."""
-_SCALED: Final = {"MiniMaxM3VLExperts": "routed_scaling_factor"}
+_SCALED: Final = {
+    "BeamExperts": "routed_scaling_factor",
+    "LagunaExperts": "moe_routed_scaling_factor",
+    "MiniMaxM3VLExperts": "routed_scaling_factor",
+}
 """Classes of experts that a factor of the config multiplies behind the router's weights."""
 
 

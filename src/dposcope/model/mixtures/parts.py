@@ -30,7 +30,7 @@ class Part:
     width: int
     shared: Shared | None = None
     """What the projection belongs to, if it is that of shared experts."""
-    after: nn.Linear | None = None
+    after: nn.Module | None = None
     """A projection of what the routed experts write together into the stream; None: they write it themselves."""
 
     __repr__ = short_repr
@@ -41,8 +41,8 @@ class Part:
         vectors = layouts.value_vectors(self.projection)
         if self.after is None:
             return vectors
-        weight = self.after.weight.to(torch.promote_types(vectors.dtype, torch.float32))
-        return (vectors.to(weight.dtype) @ weight.T).to(vectors.dtype)
+        wide = torch.promote_types(vectors.dtype, torch.float32)
+        return (vectors.to(wide) @ layouts.value_vectors(self.after).to(wide)).to(vectors.dtype)
 
     @property
     def outputs(self) -> int:
