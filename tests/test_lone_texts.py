@@ -67,6 +67,7 @@ NOT_GIVEN = {
     ("Lens.__init__", "bottom"),
     ("Repetitions.__init__", "names"),
     ("Scores.__init__", "further"),
+    ("Pairs.__init__", "notes"),
     ("Shipped.__init__", "notes"),
     ("TokenJudge.__call__", "tokens"),
 }
