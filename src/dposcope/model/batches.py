@@ -184,7 +184,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of texts of similar length, longest first: there is little padding, and memory peaks in the first batch.
 
-    On the left of texts that a model would read it with (`reads_padding`), there is none: they have one length.
+    Where a model would read padding on the left (`reads_padding`), there is none: texts of a batch have one length, and
+    a later batch may have more of them.
 
     Args:
         lm: gives device and padding id.

@@ -10,7 +10,6 @@ them as `[B, T, columns]` like any other.
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from threading import Thread, current_thread
 from typing import Any, Literal, Protocol
@@ -246,10 +245,6 @@ def hooked(
         )
 
 
-def _first_to(seen: Callable[[Tensor], None], _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    seen(args[0])
-
-
 _hooked_models: list[PreTrainedModel] = []
 
 
@@ -327,8 +322,8 @@ def _register(
 
     read: WeakKeyDictionary[Thread, Tensor] = WeakKeyDictionary()
 
-    def keep(states: Tensor) -> None:
-        read[current_thread()] = states
+    def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        read[current_thread()] = args[0]
 
     def before(
         _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -346,7 +341,7 @@ def _register(
     removals = [site.module.register_forward_pre_hook(before, with_kwargs=True).remove]
     gated = None if site.always is None else site.always.shared
     if gated is not None and gated.gate is not None:
-        removals.append(gated.mlp.register_forward_pre_hook(partial(_first_to, keep)).remove)
+        removals.append(gated.mlp.register_forward_pre_hook(keep).remove)
 
     def remove() -> None:
         for one in removals:

@@ -19,7 +19,7 @@ from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.contributions import Contributions
 from dposcope.neurons.folds import joined
 from dposcope.neurons.shares import group_shares
-from dposcope.neurons.shifts import coefficients, shift_percent
+from dposcope.neurons.shifts import correlations, shift_percent
 
 Intervals = Mapping[str, tuple[float, float]]
 """A number's name → low and high of its 95 % interval."""
@@ -94,7 +94,7 @@ def prompt_intervals(
 
 def neuron_numbers(c: Contributions) -> dict[str, float]:
     """The numbers that `prompt_intervals` gives intervals for; without undefined correlations."""
-    shares, related = group_shares(c), coefficients(c)
+    shares, related = group_shares(c), correlations(c)
     numbers = {
         "reducing": shares.share_reducing,
         "increasing": shares.share_increasing,
@@ -103,4 +103,7 @@ def neuron_numbers(c: Contributions) -> dict[str, float]:
         **{f"share_of_neurons {share.group}": share.of_moved for share in shares.groups},
         **{f"share_of_contribution {share.group}": share.of_contribution for share in shares.groups},
     }
-    return numbers | {name: r for name, r in zip(("r_cosine", "r_activation"), related, strict=True) if r is not None}
+    for name, correlation in (("r_cosine", related.cosine), ("r_activation", related.activation)):
+        if correlation.r is not None:
+            numbers[name] = correlation.r
+    return numbers

@@ -200,25 +200,6 @@ def correlations(c: Contributions) -> Correlations:
     return Correlations(_pearson(shift, cosine), _pearson(shift, before))
 
 
-def coefficients(c: Contributions) -> tuple[float | None, float | None]:
-    """Only r of both `correlations`, the cosine's first, to the bit: its p takes most of the time."""
-    shift, cosine, before = (c.each(table).flatten() for table in (c.activation_shift, c.cosine, c.before.mean))
-    return _r(shift, cosine), _r(shift, before)
-
-
-def _r(one: Tensor, other: Tensor) -> float | None:
-    """As scipy computes it."""
-    if _is_constant(one) or _is_constant(other):
-        return None
-    units: list[NDArray[np.float64]] = []
-    for values in (one.numpy(), other.numpy()):
-        apart = values - values.mean()
-        largest = np.abs(apart).max()
-        units.append(apart / (largest * np.linalg.vector_norm(apart / largest)))
-    r = float(np.clip(np.vecdot(*units), -1.0, 1.0))
-    return float(round(r)) if len(one) == 2 else r
-
-
 def _pearson(one: Tensor, other: Tensor) -> Correlation:
     """Of two vectors `[n]`."""
     if _is_constant(one) or _is_constant(other):
