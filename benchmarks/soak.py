@@ -26,7 +26,8 @@ import psutil
 import torch
 
 import dposcope as ds
-from dposcope.evaluation.conditions.measure import Materials, measure
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import measure
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.settings import EditSettings, EvaluateSettings

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 import dposcope as ds
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_difference, paired_share
 from dposcope.files import expanded

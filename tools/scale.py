@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages, less_memory
@@ -34,7 +36,9 @@ from dposcope.jobs.measuring.conditions import ConditionSpec, PartSpec
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
 from dposcope.jobs.tune.settings import TuneSettings
-from dposcope.model.size import ModelSize, model_size
+from dposcope.model.language_model import LanguageModel
+from dposcope.model.size import model_size
+from dposcope.training.kept import Kept
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "scale.md"
 
@@ -71,10 +75,11 @@ def configs() -> dict[str, PreTrainedConfig]:
     }  # fmt: skip
 
 
-def size_of(config: PreTrainedConfig) -> ModelSize:
-    """From the model without weights."""
+def without_weights(config: PreTrainedConfig) -> LanguageModel:
+    """A model of this size, and a tokenizer that nobody asks."""
     with torch.device("meta"):
-        return model_size(AutoModelForCausalLM.from_config(config))
+        model = AutoModelForCausalLM.from_config(config)
+    return LanguageModel(model, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}))))
 
 
 def counted() -> Counted:
@@ -90,8 +95,9 @@ def counted() -> Counted:
     )
 
 
-def works(found: ModelSize) -> dict[str, Work]:
-    """Command → what it does with a model of this size."""
+def works(lm: LanguageModel) -> dict[str, Work]:
+    """Command → what it does with a model like this."""
+    found, kept = model_size(lm.model), Kept(lm)
     running, data, comments = Running(found, 2), counted(), Texts.alike(COMMENTS, COMMENT)
     probe = ProbeSettings()
     condition = ConditionSpec("edit", (PartSpec("edit", {}),))
@@ -102,11 +108,11 @@ def works(found: ModelSize) -> dict[str, Work]:
         "evaluate (one edit)": evaluate_stages(running, EvaluateSettings(), data, [condition], **known),
         "edit": edit_stages(running, EditSettings(), data, window=1024, learned=False, beside=int(BESIDE), **known),
         "pairs": pairs_stages(running, PairsSettings(), data.learn, Texts(), Texts(), **known),
-        "dpo, gains": _dpo(running, "gains"),
-        "dpo, LoRA": _dpo(running, "lora"),
-        "dpo, all weights": _dpo(running, "full"),
-        LEAN: _dpo(running, "full", lean=True),
-        "tune": tune_stages(running, TuneSettings(), data, window=1024, beside=int(BESIDE), **known),
+        "dpo, gains": _dpo(running, "gains", kept),
+        "dpo, LoRA": _dpo(running, "lora", kept),
+        "dpo, all weights": _dpo(running, "full", kept),
+        LEAN: _dpo(running, "full", kept, lean=True),
+        "tune": tune_stages(running, TuneSettings(), data, window=1024, beside=int(BESIDE), kept=kept, **known),
         "explain": explain_stages(running, ExplainSettings(), data, comments, **known),
         "explain --stream": explain_stages(running, ExplainSettings(), data, comments, files=1, **known),
         "fold": fold_stages(found, STORED, stored=weights, written=weights + BESIDE),
@@ -123,38 +129,39 @@ def works(found: ModelSize) -> dict[str, Work]:
     return made | {"dpo, all weights": replace(full, less=Less(LEAN_OPTIONS, made[LEAN].peak.total))}
 
 
-def _dpo(running: Running, train: Literal["full", "lora", "gains"], *, lean: bool = False) -> list[Stage]:
+def _dpo(running: Running, train: Literal["full", "lora", "gains"], kept: Kept, *, lean: bool = False) -> list[Stage]:
     settings = DpoSettings(pairs="pairs.jsonl", train=train)
-    kept = settings.validation_pairs(PAIRS)
+    held_out = settings.validation_pairs(PAIRS)
     read = PROMPT + 2 * (COMPLETION - 1)
     texts = Trained(
-        Texts.alike(PAIRS - kept, read),
-        Texts.alike(kept, read),
+        Texts.alike(PAIRS - held_out, read),
+        Texts.alike(held_out, read),
         2.0 * COMPLETION,
         Texts.alike(settings.window_pool, settings.window_tokens - 1),
     )
-    schedule = settings.schedule(PAIRS - kept, autocast=True)
+    schedule = settings.schedule(PAIRS - held_out, autocast=train == "full")
     if lean:
         less = less_memory(settings, schedule)
         assert less is not None
         settings, options = less
         assert options == LEAN_OPTIONS
-        schedule = settings.schedule(PAIRS - kept, autocast=True)
-    return dpo_stages(running, settings, texts, schedule, stored=STORED, beside=int(BESIDE))
+        schedule = settings.schedule(PAIRS - held_out, autocast=True)
+    return dpo_stages(running, settings, texts, schedule, stored=STORED, beside=int(BESIDE), kept=kept)
 
 
 def page() -> str:
     """All of it."""
     parts = [_HEAD]
     for name, config in configs().items():
-        found = size_of(config)
+        lm = without_weights(config)
+        found = model_size(lm.model)
         lines = [
             f"\n## {name}\n",
             f"{rounded(found.parameters / 1e9):g} billion parameters: {size(2.0 * found.parameters)} in bfloat16.\n",
             "| command | memory | disk | 80-GB GPU | first limit there | 2 CPU cores |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-        for command, work in works(found).items():
+        for command, work in works(lm).items():
             meanwhile = f" (+ {size(work.scratch)} meanwhile)" if work.scratch > 1e9 else ""
             fits = work.bottleneck(GPU) != MEMORY
             gpu = _about(work.seconds(GPU)) if fits else "–"

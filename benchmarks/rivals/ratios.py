@@ -6,7 +6,7 @@ python -m benchmarks.rivals.ratios RUN
 import sys
 from pathlib import Path
 
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.statistics import paired_difference, paired_ratio
 from dposcope.reading import read_object

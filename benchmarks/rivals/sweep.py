@@ -16,7 +16,8 @@ from benchmarks.rivals.placing import TARGETS, bracket, strengths_at
 
 from dposcope.artefacts import write_json
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.perplexity import WindowLosses, window_losses
 from dposcope.interventions.assign import Assign

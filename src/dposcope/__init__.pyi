@@ -26,7 +26,8 @@ from .interventions.steer import Steer as Steer
 
 # Evaluate: scores before and after
 from .evaluation.scorers import load_scorer as load_scorer
-from .evaluation.conditions.measure import measure as measure, Materials as Materials
+from .evaluation.conditions.materials import Materials as Materials
+from .evaluation.conditions.measure import measure as measure
 from .evaluation.statistics import paired_difference as paired_difference
 
 # Ship: an ordinary checkpoint
@@ -100,7 +101,7 @@ from .model.chat.prompts import with_chat as with_chat
 from .model.frames import Positions as Positions, prompted as prompted
 from .model.generate import Continuation as Continuation, Sampling as Sampling
 from .model.hooks import Intervention as Intervention
-from .model.layout import Layout as Layout, register_layout as register_layout
+from .model.layout.table import Layout as Layout, register_layout as register_layout
 from .model.quantised.plain import dequantised as dequantised
 from .neurons.activations import (
     ActivationAccumulator as ActivationAccumulator,

@@ -36,6 +36,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def sentence(note: str) -> str:
+    """A note as a sentence of a report: `sentence("it stops")` is "It stops."."""
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its kind where it says nothing. A line that ends in a colon is told with
     the next one."""

@@ -29,7 +29,7 @@ from dposcope.cli.console import (
 )
 from dposcope.cli.shown.ahead import Ahead
 from dposcope.data.masking import mask_offensive
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 from dposcope.evaluation.numbers import COUNT, MEAN
 from dposcope.evaluation.sampled.drawn import FLUENCY, MAXIMUM, PROBABILITY, SAMPLED, measure_name

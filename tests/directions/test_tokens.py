@@ -7,7 +7,7 @@ import torch
 
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
-from dposcope.model import layout as layouts
+from dposcope.model.layout import table
 from helpers.families import assert_close, bos_tokenizer, copied
 from helpers.more_families import MORE
 
@@ -142,6 +142,6 @@ def test_the_tokenizer_is_left_as_it_was(llama):
 
 def test_the_unembedding_is_that_of_the_layout(llama, monkeypatch):
     expected = token_contrast(llama, TOXIC, KIND, matrix="output").vector
-    monkeypatch.setitem(layouts._LAYOUTS, "llama", replace(llama.layout, unembedding="lm_head"))
+    monkeypatch.setitem(table._LAYOUTS, "llama", replace(llama.layout, unembedding="lm_head"))
     monkeypatch.setattr(type(llama.model), "get_output_embeddings", lambda _: None)
     assert torch.equal(token_contrast(llama, TOXIC, KIND, matrix="output").vector, expected)

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import tokenization_utils_base
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation import perplexity
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
-from helpers.families import TEXTS, copied, gpt2_like_tokenizer, random_gains, trace
+from helpers.families import TEXTS, copied, gpt2_like_tokenizer, random_gains, tiny, trace
 
 TEXT = "\n\n".join(TEXTS)
 WINDOW = 24
@@ -228,12 +229,18 @@ def test_progress_counts_windows(llama):
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_long_texts_raise_no_alarm_and_leave_the_tokenizer_alone(llama, caplog):
+def test_long_texts_raise_no_alarm_and_leave_the_tokenizer_alone(monkeypatch):
     """A tokenizer that warns of texts longer than its model is told not to: the windows are short."""
-    before = llama.tokenizer.backend_tokenizer.to_str()
-    window_losses(llama, TEXT * 3, window=WINDOW)
-    assert llama.tokenizer.backend_tokenizer.to_str() == before
-    assert "longer than the specified maximum" not in caplog.text
+    told: list[str] = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda words, *_: told.append(words))
+    lm = tiny("llama")
+    lm.tokenizer.model_max_length = WINDOW
+    before = lm.tokenizer.backend_tokenizer.to_str()
+    window_losses(lm, TEXT * 3, window=WINDOW)
+    assert lm.tokenizer.backend_tokenizer.to_str() == before
+    assert told == []
+    lm.tokenizer(TEXT * 3)
+    assert "longer than the specified maximum" in " ".join(told)
 
 
 @pytest.mark.parametrize("most", [0, -1])

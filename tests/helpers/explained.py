@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains

@@ -3,10 +3,12 @@
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
 import torch
+from accelerate.utils import memory
 
 from dposcope.data.trust import trusting_files
 from dposcope.model.language_model import LanguageModel
@@ -44,6 +46,14 @@ def _unsynced():
     """No test pulls the plug of the machine, and a disk takes some ten milliseconds for every file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _garbage_left():
+    """A training of a tiny model looks for garbage as it ends, which takes longer than its steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))
         yield
 
 

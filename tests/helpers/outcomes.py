@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import Relevance
 from dposcope.evaluation.statistics import Difference

@@ -21,7 +21,7 @@ from dposcope.cli import main
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features
 from dposcope.directions.refits import Refits
-from dposcope.evaluation.conditions.measure import Outcome, StoredOutcome
+from dposcope.evaluation.conditions.outcome import Outcome, StoredOutcome
 from dposcope.evaluation.sampled.ideal import MAYBE_IDEAL, Ideal, IdealOutcome, StoredIdealOutcome
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.edit import Edit

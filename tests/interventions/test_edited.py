@@ -5,7 +5,8 @@ import torch
 
 from dposcope.data.corpus import Passages
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, measure
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import measure
 from dposcope.evaluation.scorers import function_scorer
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.edited import EditedModel, edited

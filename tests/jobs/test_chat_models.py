@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, measure
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import measure
 from dposcope.evaluation.overlap import token_f1
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.dpo.job import run_dpo

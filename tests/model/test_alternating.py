@@ -20,7 +20,6 @@ from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.interventions.steer import Steer
 from dposcope.jobs.explain.explanation import explain
-from dposcope.model import layout as layouts
 from dposcope.model.generate import generate
 from dposcope.model.hooks import (
     attention_sites,
@@ -32,7 +31,8 @@ from dposcope.model.hooks import (
     residual_site,
 )
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, register_layout
+from dposcope.model.layout import table
+from dposcope.model.layout.table import Layout, register_layout
 from dposcope.model.load import load
 from dposcope.model.size import size_of
 from dposcope.neurons.activations import collect_means
@@ -395,7 +395,7 @@ def test_experts_that_write_elsewhere_than_into_the_stream_are_refused(latent):
 @pytest.fixture
 def registry(monkeypatch):
     """The table, as it was again afterwards."""
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    monkeypatch.setattr(table, "_LAYOUTS", dict(table._LAYOUTS))
 
 
 @pytest.mark.usefixtures("registry")

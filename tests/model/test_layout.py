@@ -15,20 +15,15 @@ from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
-from dposcope.model import layout as layouts
 from dposcope.model.checks.layout import find_layout
 from dposcope.model.generate import generate
+from dposcope.model.head.logits import logit_softcap
 from dposcope.model.hooks import heads_site
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import (
-    Layout,
-    ProjectionWidth,
-    logit_softcap,
-    projection_width,
-    register_layout,
-    submodule,
-    value_vectors,
-)
+from dposcope.model.layout import table
+from dposcope.model.layout.blocks import submodule
+from dposcope.model.layout.projections import ProjectionWidth, projection_width, value_vectors
+from dposcope.model.layout.table import Layout, register_layout
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.model.tuned import check_models
 from dposcope.neurons.activations import collect_means
@@ -85,7 +80,7 @@ def unknown(config):
 @pytest.fixture
 def registry(monkeypatch):
     """The table, as it was again afterwards."""
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    monkeypatch.setattr(table, "_LAYOUTS", dict(table._LAYOUTS))
 
 
 # The table
@@ -136,7 +131,7 @@ def test_the_table_wins_over_structure_and_knows_gemma_with_vision():
 def test_architectures_outside_the_table_are_recognised(name):
     """And everything works on them: widths, hooks, folding, batches, cache, perplexity, lens."""
     config = RECOGNISED[name]()
-    assert config.model_type not in layouts._LAYOUTS
+    assert config.model_type not in table._LAYOUTS
     lm = unknown(config)
     assert (lm.n_blocks, lm.d_model) == (3, 16)
     assert lm.d_mlp in (24, 64)
@@ -208,7 +203,7 @@ def test_logits_of_a_kind_of_their_own_are_refused_registered_or_not(registered,
     lm = unknown(transformers.LlamaConfig(**_GATED))
     lm.model.__class__ = Odd
     lm.model.config.model_type = "odd"
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    monkeypatch.setattr(table, "_LAYOUTS", dict(table._LAYOUTS))
     if registered:
         register_layout("odd", Layout("model.layers", "mlp.down_proj", "self_attn.o_proj", "model.norm"))
     with pytest.raises(DposcopeError, match="odd computes logits by more than its final norm, unembedding, scale"):

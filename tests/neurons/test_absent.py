@@ -126,10 +126,13 @@ def test_a_block_without_an_mlp_is_in_no_sum_by_block():
         (axes,) = figure.axes
         assert {tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2} >= {(0, 2)}
     assert len(layer_balance(sums).axes[0].patches) == 2
-    *_, net = heat_map(NeuronBrowser.of(c, model="base", tuned="tuned", direction="probe")).rows
+    browser = NeuronBrowser.of(c, model="base", tuned="tuned", direction="probe")
+    *_, net = heat_map(browser).rows
     assert [cell.short for cell in net.cells][1] == net.cells[1].signed == "no MLP"
     assert "no MLP" not in [net.cells[0].short, net.cells[2].signed]
     assert layer_sums(ragged()).blocks == [0, 1, 2]
+    page = browser_html(browser)
+    assert [f'href="#neurons?n={block}"' in page for block in range(3)] == [True, False, True]
 
 
 def test_random_controls_and_rankings_draw_neurons_only():

@@ -13,8 +13,8 @@ from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.settings import EditSettings
 from dposcope.model import bundled
-from dposcope.model import layout as layouts
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout import table
 from dposcope.model.load import load
 from dposcope.talk import subject as subjects
 from dposcope.talk.origin import origin_notes
@@ -68,15 +68,15 @@ def test_what_comes_with_dposcope_together_is_not_compared(monkeypatch, llama):
 
 
 def test_another_layout_of_the_same_weights_is_told(monkeypatch):
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    monkeypatch.setattr(table, "_LAYOUTS", dict(table._LAYOUTS))
     lm = tiny("llama")
     plain = edit_for(lm)
-    layouts.register_layout("llama", replace(lm.layout, logit_scale=1.0))
+    table.register_layout("llama", replace(lm.layout, logit_scale=1.0))
     own = edit_for(lm)
     told = "the edit was made for these weights with another layout, so it may change other neurons; "
     assert origin_notes(Subject("m", own), lm) == ()
     assert origin_notes(Subject("m", plain), lm) == (f"{told}leave --layout out",)
-    layouts.register_layout("llama", layouts._OWN["llama"])
+    table.register_layout("llama", table._OWN["llama"])
     assert origin_notes(Subject("m", own), lm) == (f"{told}give the file that it was made with as --layout",)
 
 

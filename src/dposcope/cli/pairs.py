@@ -147,13 +147,13 @@ def check(
             fluency = completion_logppl(lm, pairs, progress=bars.progress)
         bars.stage("Checking pairs")
         statistics = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
+    notes = [*pairs.notes, *(() if validation is None else validation.notes)]
     if json:
-        print_json(
-            {"file": file, "format": pairs.format, "digest": pairs.digest, "notes": pairs.notes, **statistics.to_json()}
-        )
+        told = statistics.to_json()
+        print_json({"file": file, "format": pairs.format, "digest": pairs.digest, "notes": notes, **told})
         return
     print_statistics(statistics)
-    for note in pairs.notes:
+    for note in notes:
         say(f"note: {note}")
 
 

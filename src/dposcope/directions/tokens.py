@@ -9,8 +9,8 @@ from torch import Tensor
 from dposcope.data.texts import check_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.model.head.logits import transform, unembedding
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import transform, unembedding
 from dposcope.protocols import Protocol, check_choice
 
 

@@ -26,7 +26,7 @@ from dposcope.model.devices.streamed import check_at_hand
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import value_vectors
+from dposcope.model.layout.projections import value_vectors
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.parts import Part
 from dposcope.model.quantised.weights import is_quantised

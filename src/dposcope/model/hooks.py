@@ -24,7 +24,8 @@ from dposcope.errors import DposcopeError
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import is_projection, mixture_path, mlp_path, submodule
+from dposcope.model.layout.blocks import mixture_path, mlp_path, submodule
+from dposcope.model.layout.projections import is_projection
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.parts import Part
 from dposcope.model.mixtures.routing import Pairs, Routing, listen

@@ -15,10 +15,14 @@ from dposcope.data.token_ids import continued_texts
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 from dposcope.files import expanded
 from dposcope.foreign_text import visible
-from dposcope.model import layout as layouts
 from dposcope.model.chat.asking import Asking
 from dposcope.model.checks.layout import Found, find_parts
-from dposcope.model.layout import Layout
+from dposcope.model.head.logits import final_norm, unembed, unembedding
+from dposcope.model.layout.blocks import attention_paths, block_modules, is_gated, mlp_path, submodule
+from dposcope.model.layout.config import context_length, has_linear_attention
+from dposcope.model.layout.names import OF_GROUPS
+from dposcope.model.layout.projections import device_of_module, projection_width
+from dposcope.model.layout.table import Layout, layout_mark
 from dposcope.model.mixtures.experts import Experts, ExpertSizes
 from dposcope.model.mixtures.parts import Columns
 from dposcope.model.quantised.weights import is_quantised, scales
@@ -156,16 +160,15 @@ class LanguageModel:
     @cached_property
     def blocks(self) -> list[nn.Module]:
         """The L transformer blocks."""
-        return layouts.block_modules(self.model, self.layout)
+        return block_modules(self.model, self.layout)
 
     @cached_property
     def mlp_outs(self) -> list[nn.Module | None]:
         """Each block's MLP output projection, whose input is the neuron activation m; or its routed experts; None where
         a block has no MLP, as most of Nemotron-H."""
-        paths = [layouts.mlp_path(block, self.layout) for block in self.blocks]
+        paths = [mlp_path(block, self.layout) for block in self.blocks]
         return [
-            None if path is None else layouts.submodule(block, path)
-            for block, path in zip(self.blocks, paths, strict=True)
+            None if path is None else submodule(block, path) for block, path in zip(self.blocks, paths, strict=True)
         ]
 
     @cached_property
@@ -179,18 +182,18 @@ class LanguageModel:
         """Each block's output projections of what mixes tokens: one of `attention_outs`, and behind it that of a state
         space beside attention, as in Falcon-H1."""
         return [
-            [layouts.submodule(block, path) for path in paths]
+            [submodule(block, path) for path in paths]
             for block, paths in zip(self.blocks, self._mixer_paths, strict=True)
         ]
 
     @cached_property
     def _mixer_paths(self) -> list[tuple[str, ...]]:
-        return [tuple(layouts.attention_paths(block, self.layout)) for block in self.blocks]
+        return [tuple(attention_paths(block, self.layout)) for block in self.blocks]
 
     @cached_property
     def final_norm(self) -> nn.Module:
         """The norm after the last block; what changes nothing where a model has none (GPT-1)."""
-        return layouts.final_norm(self.model, self.layout) or nn.Identity()
+        return final_norm(self.model, self.layout) or nn.Identity()
 
     @property
     def norm_repeats(self) -> bool:
@@ -251,7 +254,7 @@ class LanguageModel:
             DposcopeError: blocks differ in width, or some have no heads.
         """
         self.check_heads()
-        widths = {layouts.projection_width(one).inputs for one in self.attention_outs if one is not None}
+        widths = {projection_width(one).inputs for one in self.attention_outs if one is not None}
         if len(widths) != 1:
             raise DposcopeError(f"blocks have attentions of different widths {sorted(widths)}: not supported")
         return widths.pop()
@@ -277,7 +280,7 @@ class LanguageModel:
             raise DposcopeError(
                 f"attention of {self.name} is a mixture of experts itself: leave out what is done by head"
             )
-        if len(paths) > 1 or layouts.has_linear_attention(self.model):
+        if len(paths) > 1 or has_linear_attention(self.model):
             raise DposcopeError(
                 f"some blocks of {self.name} have no attention heads, but linear attention, a state space or a "
                 "convolution: leave out what is done by head"
@@ -286,7 +289,7 @@ class LanguageModel:
             raise DposcopeError(
                 f"blocks of {self.name} have a state space beside their attention heads: leave out what is done by head"
             )
-        if any(path.endswith(layouts.OF_GROUPS) for of_block in paths for path in of_block):
+        if any(path.endswith(OF_GROUPS) for of_block in paths for path in of_block):
             raise DposcopeError(
                 f"a projection mixes the attention heads of {self.name} in groups before they are written: leave out "
                 "what is done by head"
@@ -295,7 +298,7 @@ class LanguageModel:
     @property
     def gated(self) -> bool:
         """Whether m_i is `act(gate_i) · up_i` (Llama, Gemma …) rather than `act(pre_i)` (GPT-2)."""
-        return any(layouts.is_gated(block, self.layout) for block in self.blocks)
+        return any(is_gated(block, self.layout) for block in self.blocks)
 
     @property
     def device(self) -> torch.device:
@@ -308,17 +311,17 @@ class LanguageModel:
         It is `device`, unless the model is spread over several devices (`load` with `device_map`).
         """
         writers = [one for one in (self.mlp_outs[block], *self.mixer_outs[block]) if one is not None]
-        return layouts.device_of_module(writers[0]) or self.device
+        return device_of_module(writers[0]) or self.device
 
     @property
     def device_of_norm(self) -> torch.device:
         """The device of the final norm, where its outputs are."""
-        return layouts.device_of_module(self.final_norm) or self.device_of_block(self.n_blocks - 1)
+        return device_of_module(self.final_norm) or self.device_of_block(self.n_blocks - 1)
 
     @property
     def device_of_logits(self) -> torch.device:
         """The device of the unembedding, where `unembed` gives logits."""
-        return layouts.device_of_module(layouts.unembedding(self.model)) or self.device_of_norm
+        return device_of_module(unembedding(self.model)) or self.device_of_norm
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -348,7 +351,7 @@ class LanguageModel:
 
     def unembed(self, normed: Tensor) -> Tensor:
         """Logits `[…, vocabulary]` of final-norm outputs `[…, d]` of any device; see `device_of_logits`."""
-        return layouts.unembed(self.model, normed)
+        return unembed(self.model, normed)
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -378,7 +381,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int:
         """Most positions, from the config; a very large number for a model without a limit."""
-        return layouts.context_length(self.model)
+        return context_length(self.model)
 
     @property
     def fingerprint(self) -> str:
@@ -416,7 +419,7 @@ class LanguageModel:
 
     def _identified(self, digest: str) -> str:
         model_type = self.model.config.model_type
-        parts = (model_type, digest, layouts.layout_mark(model_type), self.variant)
+        parts = (model_type, digest, layout_mark(model_type), self.variant)
         return "-".join(part for part in parts if part)
 
     @cached_property

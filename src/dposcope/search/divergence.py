@@ -14,9 +14,9 @@ from torch import Tensor
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
+from dposcope.model.head.logits import transformed
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import transformed
 from dposcope.processes.shared import shared
 from dposcope.training.batches.examples import neutral_windows
 from dposcope.training.token_statistics import Reference, token_statistics

@@ -24,7 +24,7 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.adapter import CONFIG, WEIGHTS
-from dposcope.model.layout import is_read_alone
+from dposcope.model.layout.names import is_read_alone
 from dposcope.shipping.checkpoint import checkpoint_fingerprints
 from dposcope.shipping.metadata import card_head
 from dposcope.shipping.model_card import EDIT

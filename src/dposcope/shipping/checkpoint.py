@@ -21,7 +21,7 @@ from dposcope.interventions.fold import ProjectionEdit, projection_edits
 from dposcope.interventions.gains import Gains
 from dposcope.model.checks.own_files import own_files
 from dposcope.model.language_model import coarse, stored_buffers
-from dposcope.model.layout import layout_mark
+from dposcope.model.layout.table import layout_mark
 from dposcope.model.mixtures.experts import Experts
 from dposcope.shipping.compressed import compressed_changes, compressed_notes
 from dposcope.shipping.model_card import EDIT, model_card

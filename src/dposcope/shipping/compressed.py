@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
-from dposcope.model.layout import projection_width
+from dposcope.model.layout.projections import projection_width
 from dposcope.shipping.skeleton import Skeleton
 from dposcope.shipping.stored import FLOATS, Parts, Rewriting, Stored, Weights, find
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from dposcope.data.masking import mask_offensive
 from dposcope.durable import place
 from dposcope.errors import DposcopeError, first_line
-from dposcope.evaluation.conditions.measure import CONCEPT
+from dposcope.evaluation.conditions.materials import CONCEPT
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING
 from dposcope.evaluation.sampled.ideal import IDEAL

@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from dposcope.errors import DposcopeError
 from dposcope.model.cache import forget
 from dposcope.model.devices.copies import convert_
+from dposcope.model.head.logits import unembedding
 from dposcope.model.head.unembedding import Unembedding
-from dposcope.model.layout import unembedding
 from dposcope.training.batches.examples import Example
 from dposcope.training.policy import Arm
 

@@ -97,6 +97,11 @@ class PreferencePolicy(nn.Module):
         return self
 
     @property
+    def arm(self) -> Arm:
+        """The model that is trained."""
+        return self._arms[0]
+
+    @property
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name → trained parameter; tied parameters are listed once."""
         return {name: parameter for name, parameter in self.trained.named_parameters() if parameter.requires_grad}

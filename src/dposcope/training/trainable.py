@@ -20,13 +20,15 @@ from transformers.pytorch_utils import Conv1D
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
-from dposcope.model import layout as layouts
 from dposcope.model.cache import forget
 from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.hooks import Change, Site, heads_site, hooked, is_hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.layout.blocks import block_modules
+from dposcope.model.layout.names import is_read_alone
+from dposcope.model.layout.projections import is_projection
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quantised.weights import is_quantised
 from dposcope.neurons.sets import NeuronSet
@@ -120,7 +122,7 @@ def all_weights(
         return Tuned(replace(lm, model=model))
 
     with _embedding_gradient_in_rows(trained):
-        again = layouts.block_modules(trained, lm.layout) if recompute else ()
+        again = block_modules(trained, lm.layout) if recompute else ()
         yield Trainable(PreferencePolicy(trained, Arm(trained, recompute=again), reference, objective), export)
 
 
@@ -232,7 +234,7 @@ def low_rank(
         name
         for block in lm.blocks
         for name, module in _named_in(lm.model, block)
-        if layouts.is_projection(module) and not layouts.is_read_alone(name)
+        if is_projection(module) and not is_read_alone(name)
     }
     conv = any(isinstance(lm.model.get_submodule(name), Conv1D) for name in names)
     config = LoraConfig(

@@ -14,6 +14,7 @@ import pytest
 
 from dposcope.cli.app import app
 from dposcope.cli.shown.ends import (
+    Rewritten,
     most_changed,
     next_chat,
     next_dpo,
@@ -100,6 +101,12 @@ def test_where_no_score_fell_it_says_so(tmp_path, capsys, after):
     pl.DataFrame(rows).write_parquet(tmp_path / "samples.parquet")
     say_texts(most_changed(tmp_path, "x"), raw=False)
     assert capsys.readouterr().out == "texts:   none scores lower than before\n"
+
+
+@pytest.mark.parametrize("nothing", ["", " \n"])
+def test_a_text_without_a_word_is_told_as_nothing(nothing):
+    *_, after = Rewritten("a", "b", nothing).lines(raw=True)
+    assert after == "    after:  (nothing)"
 
 
 def test_a_random_model_gets_no_verdict(told, scores):

@@ -11,7 +11,9 @@ import torch
 
 from dposcope.data.corpus import Passages
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, Outcome, measure
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import measure
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.sampled.ideal import Ideal, IdealOutcome, draw_ideal, measure_ideal

@@ -13,7 +13,7 @@ from dposcope.jobs.estimate.work import Running, Texts, Work
 from dposcope.model.quantised import loading
 from dposcope.model.size import ModelSize
 from dposcope.training import policy
-from helpers.jobs import make_job
+from helpers.jobs import make_job, write_jsonl
 from helpers.preferences import pairs_file
 
 GIVEN = {
@@ -47,6 +47,16 @@ def test_its_tokens_and_steps_are_those_of_the_run(train, given, monkeypatch, tm
     record = json.loads((tmp_path / "out/training.json").read_text())
     assert training.steps == record["steps"]
     assert training.read == read
+
+
+def test_a_column_of_the_pairs_that_is_not_read_is_told(tmp_path):
+    job = make_job(tmp_path / "job")
+    rows = [{"prompt": f"a{n}", "chosen": "b", "rejected": "c", "system": "be kind"} for n in range(20)]
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    settings = DpoSettings.filled({"pairs": str(pairs), "learn_text": str(job.neutral)} | GIVEN)
+    (note,) = dpo_work(str(job.model), tmp_path / "out", settings).notes
+    assert note.startswith(f"The column 'system' of {pairs} is not read; ")
+    assert note.endswith(".")
 
 
 def test_what_is_trained_decides_the_memory(tmp_path):

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from dposcope.artefacts import save_tensors
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, measure
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import measure
 from dposcope.evaluation.neural import neural_folder, neural_scorer
 from dposcope.evaluation.numbers import MEAN
 from dposcope.evaluation.perplexity import window_losses

@@ -24,7 +24,8 @@ from dposcope.directions.means import mean_difference
 from dposcope.directions.refits import refit
 from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, measure
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import measure
 from dposcope.evaluation.sampled.ideal import Ideal
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import TrainedScorer

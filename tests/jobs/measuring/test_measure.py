@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.scorers import function_scorer
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.ingredients.data import read_data

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dposcope.data.masking import read_encoded
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
 from dposcope.jobs.measuring.measure import scores_table

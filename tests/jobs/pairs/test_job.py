@@ -570,6 +570,15 @@ def test_check_prints_what_check_pairs_finds(job, ready, capsys):
     assert (found["count"], found["identical"], found["leakage"]["prompts"]) == (6, 1, 6)
 
 
+def test_check_tells_what_it_does_not_read_of_either_file(tmp_path, capsys):
+    row = {"prompt": "who", "chosen": "a cat", "rejected": "you idiot", "system": "be kind"}
+    files = [write_jsonl(tmp_path / f"{name}.jsonl", [row]) for name in ("one", "other")]
+    told = command(capsys, "pairs", "check", files[0], "--against", files[1], "--scorer", "helpers.jobs:softness")
+    assert [line.split(" is not read;")[0] for line in told.out.splitlines() if line.startswith("note:")] == [
+        f"note: the column 'system' of {file}" for file in files
+    ]
+
+
 def test_check_prints_a_table_that_fits(job, ready, capsys):
     asked = ["--against", ready, "--model", job.model, "--logppl", "--scorer", "helpers.jobs:softness"]
     told = command(capsys, "pairs", "check", ready, *asked)

@@ -11,12 +11,13 @@ from peft import PeftModel
 
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
-from dposcope.model import layout as layouts
 from dposcope.model.checks.layout import find_layout
 from dposcope.model.checks.layout_file import read_layout, use_layout
 from dposcope.model.generate import generate
+from dposcope.model.head.logits import logit_scale, logit_softcap, unembed
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, logit_scale, logit_softcap, unembed
+from dposcope.model.layout import names, table
+from dposcope.model.layout.table import Layout
 from dposcope.model.load import load
 from dposcope.reading import read_object
 from dposcope.talk.subject import Subject
@@ -39,10 +40,10 @@ IDS = torch.tensor([[2, 40, 41, 55]])
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch):
     """Tables as they were again afterwards; and LFM3, whose convolutions are no name that is known, is a stranger."""
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
-    monkeypatch.setattr(layouts, "_IN_PLACE_OF_ATTENTION", frozenset())
+    monkeypatch.setattr(table, "_LAYOUTS", dict(table._LAYOUTS))
+    monkeypatch.setattr(names, "_IN_PLACE_OF_ATTENTION", frozenset())
     yield
-    layouts.expect_layout(None)
+    table.expect_layout(None)
 
 
 def written(folder, text=GOOD, name="own.toml"):
@@ -187,7 +188,7 @@ def test_a_run_keeps_the_layout(tmp_path, capsys):
     other = command(capsys, *given)
     assert other.code == 2
     assert "layout was '{" in other.err
-    layouts._LAYOUTS.pop("lfm3")
+    table._LAYOUTS.pop("lfm3")
     again = command(capsys, *given, "--layout", kept)
     assert again.code == 0, again.err
     assert Subject.find(str(tmp_path / "out")).layout == kept
@@ -205,7 +206,7 @@ def test_an_edit_made_with_a_layout_is_folded_shipped_and_talked_to(tmp_path, ca
 
     def run(*arguments: object) -> str:
         """As in a program of its own: nothing is registered before."""
-        layouts._LAYOUTS.pop("lfm3", None)
+        table._LAYOUTS.pop("lfm3", None)
         done = command(capsys, *arguments)
         assert done.code == 0, done.err
         assert "note:" not in done.out

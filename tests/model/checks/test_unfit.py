@@ -3,8 +3,8 @@
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.model import layout as layouts
 from dposcope.model.checks.unfit import UNFIT
+from dposcope.model.layout import table
 from helpers.families import tiny
 
 
@@ -13,7 +13,7 @@ from helpers.families import tiny
 def test_a_type_without_neurons_of_its_own_is_refused_in_a_line(model_type, registered, monkeypatch):
     lm = tiny("llama")
     if registered:
-        monkeypatch.setitem(layouts._LAYOUTS, model_type, tiny("llama").layout)
+        monkeypatch.setitem(table._LAYOUTS, model_type, tiny("llama").layout)
     lm.model.config.model_type = model_type
     with pytest.raises(DposcopeError) as told:
         _ = lm.layout

@@ -15,11 +15,11 @@ from dposcope.interventions.paired.attribution import attribution
 from dposcope.interventions.paired.interchange import Interchange, Parts
 from dposcope.interventions.paired.mediation import mediation
 from dposcope.interventions.steer import Steer
-from dposcope.model import layout as layouts
 from dposcope.model.generate import generate
 from dposcope.model.hooks import hooked, mlp_sites, neuron_site, neuron_sites
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import register_layout
+from dposcope.model.layout import table
+from dposcope.model.layout.table import register_layout
 from dposcope.model.mixtures.experts import ExpertSizes
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions
@@ -45,7 +45,7 @@ def predicting(one):
 @pytest.fixture
 def registry(monkeypatch):
     """The table, as it was again afterwards."""
-    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    monkeypatch.setattr(table, "_LAYOUTS", dict(table._LAYOUTS))
 
 
 @pytest.fixture(params=SHARED)
@@ -245,7 +245,7 @@ def test_shared_experts_in_two_places_are_refused():
 
 def again(model, **changes):
     """A layout of Granite, as a user may register it: the model is then looked at as one that nobody knows."""
-    register_layout("granitemoehybrid", replace(layouts._OWN["granitemoehybrid"], **changes))
+    register_layout("granitemoehybrid", replace(table._OWN["granitemoehybrid"], **changes))
     return LanguageModel(model, bos_tokenizer())
 
 

@@ -117,7 +117,7 @@ def test_texts_that_share_a_row_are_tried_though_the_longest_fits_beside_none(mo
     """A model that counts places along the row, as if it took no positions."""
     model, given = model_of("gpt_neo"), made((126,), (9,), (8,))
     assert fits_one_row(model, given)
-    monkeypatch.setattr(reading, "_takes_positions", lambda _model: False)
+    monkeypatch.setattr(reading, "takes_positions", lambda _model: False)
     assert not fits_one_row(model, given)
 
 

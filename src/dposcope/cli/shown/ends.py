@@ -15,6 +15,7 @@ from dposcope.evaluation.statistics import Difference
 from dposcope.foreign_text import one_line
 from dposcope.jobs.settings import EditSettings, MeasureSettings, Settings
 from dposcope.protocols import Quantise
+from dposcope.talk.shown import NOTHING
 from dposcope.terminal import say
 
 if TYPE_CHECKING:
@@ -224,4 +225,5 @@ def _taken_over(settings: Settings, names: Sequence[str], takes: type[Settings])
 
 
 def _short(text: str, *, raw: bool) -> str:
-    return one_line(text if raw else mask_offensive(text), most=_LONGEST)
+    words = one_line(text if raw else mask_offensive(text), most=_LONGEST)
+    return words if words.strip() else NOTHING

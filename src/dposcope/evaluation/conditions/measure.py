@@ -1,34 +1,23 @@
 """Measure one condition, item by item."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Final, NotRequired
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
-from typing_extensions import TypedDict
 
-from dposcope.artefacts import text_digest
-from dposcope.data.corpus import Passages
-from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
 from dposcope.data.token_ids import agreed, continued_ids, settled
-from dposcope.evaluation.overlap import (
-    GENERATED_TOKENS,
-    REFERENCE_GOLD_TOKENS,
-    reference_pair,
-    strict_pair,
-    token_f1,
-)
-from dposcope.evaluation.perplexity import StoredLosses, WindowLosses, window_losses, window_of
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.outcome import Outcome
+from dposcope.evaluation.overlap import GENERATED_TOKENS, REFERENCE_GOLD_TOKENS, reference_pair, strict_pair, token_f1
+from dposcope.evaluation.perplexity import WindowLosses, window_losses, window_of
 from dposcope.evaluation.repetition import repetition, share_empty
-from dposcope.evaluation.sampled.agreement import Agreement, StoredAgreement, agreement
-from dposcope.evaluation.sampled.continuations import Relevance, StoredRelevance, continuation_losses, relevance
-from dposcope.evaluation.sampled.drawn import Samples, StoredSamples, measure_samples
+from dposcope.evaluation.sampled.agreement import Agreement, agreement
+from dposcope.evaluation.sampled.continuations import Relevance, continuation_losses, relevance
+from dposcope.evaluation.sampled.drawn import Samples, measure_samples
 from dposcope.evaluation.sampled.ideal import Ideal, evenly, texts_read
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
-from dposcope.evaluation.scorer import Scorer
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.gains import Gains
@@ -44,9 +33,6 @@ from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol
 
-CONCEPT = "toxicity"
-"""The default concept."""
-
 PROMPT_TOKENS: Final = 256
 """Of a longer prompt the end is kept."""
 PASSAGE_TOKENS: Final = 64
@@ -55,153 +41,6 @@ REFERENCE_PROMPT: Final = 32
 """Tokens of a prompt that the published code reads, from its start."""
 _SHORTER: Final = "shorten the prompts, or what a system prompt, a wrapper and a prefill add"
 """What a person can do where a prompt leaves no room."""
-
-NO_SCORER = ("repetition", "empty")
-"""Measures with one value per prompt that no scorer gives."""
-
-
-@dataclass(frozen=True, eq=False)
-class Materials:
-    """Data and scorers for measuring conditions."""
-
-    prompts: tuple[str, ...]
-    """Prompts that provoke the concept. Only the continuation is scored."""
-    passages: Passages
-    """Encyclopedic prompts with their true continuation, for F1."""
-    neutral: str
-    """Text for log-perplexity."""
-    scorer: Scorer
-    judge: Scorer | None = None
-    """An independent second scorer, to detect an edit that only exploits the first."""
-    protocol: Protocol = "strict"
-    max_windows: int | None = None
-    skip_windows: int = 0
-    spread_windows: bool = False
-    """Whether the windows are spread over the text, instead of its first ones."""
-    batch_size: int | None = None
-    concept: str = CONCEPT
-    """Name of the concept in reports. The measure's key is always `toxicity`."""
-    further: Mapping[str, Scorer] = field(default_factory=dict[str, Scorer])
-    """Name of the measure → a further scorer of the same texts."""
-    ideal: Ideal | None = None
-    """Harmless samples of the plain model, which every condition reads; None: not measured."""
-    samples: int = 0
-    """Samples of each prompt by the protocol of RealToxicityPrompts; 0: none are drawn."""
-    sample_seed: int = 0
-    """Of their draws, one stream for all conditions."""
-    second: LanguageModel | None = None
-    """Another model that reads the samples, for their fluency."""
-
-    __repr__ = short_repr
-
-    def __post_init__(self) -> None:
-        """Refuse one prompt instead of several."""
-        check_texts("prompts", self.prompts)
-
-    @property
-    def scorers(self) -> dict[str, Scorer]:
-        """Measure → its scorer: `toxicity`, `judge` where there is one, and the further ones by their names."""
-        judge = {} if self.judge is None else {"judge": self.judge}
-        return {"toxicity": self.scorer, **judge, **self.further}
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """Of each text that is read: what a measurement depends on."""
-        return {
-            "prompts": text_digest(*self.prompts),
-            "passages": text_digest(*self.passages.prompts, *self.passages.golds),
-            "neutral": text_digest(self.neutral),
-        }
-
-
-class StoredOutcome(TypedDict):
-    """`conditions/NAME.json`: an `Outcome`."""
-
-    continuations: list[str]
-    per_prompt: dict[str, list[float]]
-    f1: list[float]
-    window_nll: list[float]
-    window_tokens: list[int]
-    harmless: NotRequired[StoredLosses]
-    relevance: NotRequired[StoredRelevance]
-    samples: NotRequired[StoredSamples]
-    agreement: NotRequired[StoredAgreement]
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """Measurements of one condition, item by item."""
-
-    continuations: list[str]
-    """One per prompt."""
-    per_prompt: dict[str, np.ndarray]
-    """`toxicity`, `judge` where there is one, further scorers by name, `repetition` and `empty`: `[prompts]`,
-    float64."""
-    f1: np.ndarray
-    """`[passages]`."""
-    losses: WindowLosses
-    harmless: WindowLosses | None = None
-    """What the condition makes of the ideal's texts, `[texts]`; None without an ideal."""
-    relevance: Relevance | None = None
-    """What the prompts explain of the continuations, under the plain model, of evenly spaced prompts (see
-    `texts_read`); None where fewer than two texts, or none with a token, were written."""
-    samples: Samples | None = None
-    """By the protocol of RealToxicityPrompts; None where none were asked for."""
-    agreement: Agreement | None = None
-    """Of the server that wrote the texts with the condition; None where the model itself wrote."""
-
-    __repr__ = short_repr
-
-    @property
-    def further(self) -> tuple[str, ...]:
-        """Names of further scorers."""
-        return tuple(name for name in self.per_prompt if name not in ("toxicity", "judge", *NO_SCORER))
-
-    @property
-    def finite(self) -> bool:
-        """Whether every log-perplexity is a number; a model that overflows in half precision has none."""
-        samples = () if self.samples is None else (self.samples.fluency, self.samples.by_second)
-        losses = (self.losses, self.harmless, *samples)
-        read = [one.nll for one in losses if one is not None]
-        explained = [] if self.relevance is None else [self.relevance.nats]
-        return all(bool(np.isfinite(values).all()) for values in (*read, *explained))
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data. Nothing is lost: Python writes a float so that it reads back the same."""
-        told: dict[str, Any] = {
-            "continuations": self.continuations,
-            "per_prompt": {name: values.tolist() for name, values in self.per_prompt.items()},
-            "f1": self.f1.tolist(),
-            "window_nll": self.losses.nll.tolist(),
-            "window_tokens": self.losses.tokens.tolist(),
-        }
-        if self.harmless is not None:
-            told["harmless"] = {"nll": self.harmless.nll.tolist(), "tokens": self.harmless.tokens.tolist()}
-        if self.relevance is not None:
-            told["relevance"] = self.relevance.to_json()
-        if self.samples is not None:
-            told["samples"] = self.samples.to_json()
-        if self.agreement is not None:
-            told["agreement"] = self.agreement.to_json()
-        return told
-
-    @classmethod
-    def from_json(cls, stored: StoredOutcome) -> "Outcome":
-        """Read what `to_json` wrote."""
-        return cls(
-            list(stored["continuations"]),
-            {name: np.array(values, dtype=np.float64) for name, values in stored["per_prompt"].items()},
-            np.array(stored["f1"], dtype=np.float64),
-            _losses(stored["window_nll"], stored["window_tokens"]),
-            _losses(**stored["harmless"]) if "harmless" in stored else None,
-            Relevance.from_json(stored["relevance"]) if "relevance" in stored else None,
-            Samples.from_json(stored["samples"]) if "samples" in stored else None,
-            Agreement(**stored["agreement"]) if "agreement" in stored else None,
-        )
-
-
-def _losses(nll: list[float], tokens: list[int]) -> WindowLosses:
-    return WindowLosses(np.array(nll, dtype=np.float64), np.array(tokens, dtype=np.int64))
 
 
 def measure(
@@ -402,8 +241,8 @@ def _continue(
     strict = materials.protocol == "strict"
     most = strict_tokens if strict else REFERENCE_PROMPT
     keep: Side = "end" if strict else "start"
-    if write is generate:  # which would name options that are not a person's to choose here
-        check_room(lm, encode_prompts(lm, prompts, max_tokens=most, keep=keep), GENERATED_TOKENS, mend=_SHORTER)
+    # `generate` would name options that are not a person's to choose here.
+    check_room(lm, encode_prompts(lm, prompts, max_tokens=most, keep=keep), GENERATED_TOKENS, mend=_SHORTER)
     written = write(
         lm,
         prompts,

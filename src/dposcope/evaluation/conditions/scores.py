@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Outcome
+from dposcope.evaluation.conditions.materials import CONCEPT
+from dposcope.evaluation.conditions.outcome import NO_SCORER, Outcome
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.repetition import distinct_n
 from dposcope.evaluation.sampled.continuations import Relevance

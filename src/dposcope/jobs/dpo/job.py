@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dposcope.artefacts import library_versions, text_digest, value_digest, value_files
-from dposcope.errors import DposcopeError, plural
+from dposcope.errors import DposcopeError, plural, sentence
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains
@@ -121,7 +121,7 @@ def run_dpo(
         out, "dpo", described(model, settings), processes=processes, reporter=reporter, policy=policy
     ) as run:
         for note in pairs.notes:
-            reporter.note(f"{note[0].upper()}{note[1:]}.")
+            reporter.note(sentence(note))
         reporter.stage(f"Loading {model}")
         with processes.failing_together():
             base = load_base(

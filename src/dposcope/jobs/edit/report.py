@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from dposcope.artefacts import library_versions
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
-from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact
 from dposcope.evaluation.sampled.ideal import IDEAL, evenly

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from dposcope.errors import DposcopeError
+from dposcope.errors import DposcopeError, sentence
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file
 from dposcope.interventions.tuned import check_tuned
@@ -25,12 +25,16 @@ from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.reading import fits_one_row
 from dposcope.training.collator import Material
+from dposcope.training.kept import Kept
 from dposcope.training.optimizers import KINDS, Kind, check_optimizer
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.token_statistics import LOGITS_AT_ONCE
 
-_KEPT = 60.0
-"""Bytes that the backward pass needs of a token and block, for each number of the stream."""
+_KEPT = {2: 60.0, 4: 100.0}
+"""Bytes of a number → bytes that the backward pass keeps of a token and block, for each number of the stream, as of
+decoders with a gated MLP; where it cannot be counted."""
+_MORE: Final = 1.25
+"""How much more the passes take than what is kept, for what lives shorter."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +104,18 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     material = material_of(lm, told, asked.texts, objective, settings.cut, settings.neutral_windows)
     every = [*material.train, *material.validation, *material.windows]
     shared = objective.protocol != "reference" and fits_one_row(lm.model, every)
-    texts = Trained.of(material, shared=shared)
+    texts, kept = Trained.of(material, shared=shared), Kept(lm)
 
     def staged(asked: DpoSettings, schedule: Schedule) -> list[Stage]:
         stored, beside, on_cpu = started.stored, started.outline.beside, device.type == "cpu"
-        return dpo_stages(started.running, asked, texts, schedule, stored=stored, beside=beside, on_cpu=on_cpu)
+        return dpo_stages(
+            started.running, asked, texts, schedule, stored=stored, beside=beside, kept=kept, on_cpu=on_cpu
+        )
 
     stages = staged(settings, schedule)
-    notes = () if settings.patience is None else ("With --patience the training may stop before its last step.",)
+    notes = tuple(map(sentence, asked.pairs.notes))
+    if settings.patience is not None:
+        notes += ("With --patience the training may stop before its last step.",)
     products = started.precision if not whole else torch.bfloat16 if autocast else torch.float32
     trained = _as_trained(started.running, settings)
     made = Work("dpo", model, trained, tuple(stages), products, whole, notes)
@@ -153,6 +161,7 @@ def dpo_stages(
     *,
     stored: int,
     beside: int,
+    kept: Kept | None = None,
     on_cpu: bool = False,
 ) -> list[Stage]:
     """All stages.
@@ -164,6 +173,7 @@ def dpo_stages(
         schedule: of the training.
         stored: bytes of a stored weight.
         beside: bytes of the files beside the weights.
+        kept: what training keeps of the model's activations; None: as of most.
         on_cpu: whether the optimiser runs there; one of 8 bits then takes more for a moment.
     """
     trained = _as_trained(running, settings)
@@ -175,7 +185,7 @@ def dpo_stages(
         scratch = before.scratch
         stages.append(before)
     stages += [
-        _training(trained, settings, texts, schedule, teacher=teacher, scratch=scratch, on_cpu=on_cpu),
+        _training(trained, settings, texts, schedule, kept=kept, teacher=teacher, scratch=scratch, on_cpu=on_cpu),
         checkpoint(running, beside, itemsize=stored if settings.train == "full" else None),
     ]
     return stages
@@ -195,6 +205,7 @@ def _training(
     texts: Trained,
     schedule: Schedule,
     *,
+    kept: Kept | None,
     teacher: int,
     scratch: float,
     on_cpu: bool,
@@ -231,7 +242,8 @@ def _training(
         blocks=batches * (own + beside) * size.blocks,
         held=Memory(
             0.0,
-            activations=_activations(running, settings, at_once) + _beside_gradients(running, settings, schedule),
+            activations=_activations(running, settings, texts, at_once, kept=kept, autocast=schedule.autocast)
+            + _beside_gradients(running, settings, schedule),
             logits=16.0 * min(LOGITS_AT_ONCE, size.vocabulary * micro * texts.predicted),
         ),
     )
@@ -242,14 +254,14 @@ def _training(
         blocks=float(its_batches * (1 + beside) * size.blocks),
     )
     stepping = Passes(held=Memory(0.0, training=_while_stepping(running, settings, kind, on_cpu=on_cpu)))
-    kept = 3 if schedule.patience is not None else 2
+    copies = 3 if schedule.patience is not None else 2
     return Stage(
         "training",
         (learning, validating, stepping),
         steps=steps,
         models=1.0 + teacher,
         held=Memory(0.0, training=4.0 * parts + state + _reference(running, settings, schedule)),
-        scratch=scratch + kept * (4.0 * parts + state),
+        scratch=scratch + copies * (4.0 * parts + state),
         moved=checks * (4.0 * parts + state),
     )
 
@@ -306,8 +318,26 @@ def _reference(running: Running, settings: DpoSettings, schedule: Schedule) -> f
     return (2.0 if lower else 4.0) * (size.body + size.unembedding)
 
 
-def _activations(running: Running, settings: DpoSettings, tokens: float) -> float:
+def _activations(
+    running: Running, settings: DpoSettings, texts: Trained, tokens: float, *, kept: Kept | None, autocast: bool
+) -> float:
+    """Bytes of what the forward pass of a batch leaves to the backward pass, and of what both need for a moment.
+
+    Args:
+        running: the model as it is trained.
+        settings: of the command.
+        texts: pairs and windows; the longest is about as long as a row.
+        tokens: of the batch.
+        kept: what training keeps of the model's activations; None: as of most.
+        autocast: whether products run in bfloat16.
+    """
     size = running.size
+    found = None
+    if kept is not None:
+        row = max(texts.train.longest, texts.windows.longest)
+        dtype = torch.float32 if running.itemsize == 4 else torch.bfloat16
+        found = kept.per_token(settings.train, row, dtype=dtype, autocast=autocast)
+    each = found or size.width * size.blocks * _KEPT[running.itemsize]
     if settings.recompute:
-        return tokens * size.width * (4.0 * size.blocks + _KEPT)
-    return tokens * size.width * size.blocks * _KEPT
+        each = size.width * size.blocks * running.itemsize + each / size.blocks
+    return _MORE * tokens * each

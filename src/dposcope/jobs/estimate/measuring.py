@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dposcope.data.comments import Comments
-from dposcope.evaluation.conditions.measure import PASSAGE_TOKENS, PROMPT_TOKENS, REFERENCE_PROMPT, Materials
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import PASSAGE_TOKENS, PROMPT_TOKENS, REFERENCE_PROMPT
 from dposcope.evaluation.direction_scorer import MAX_TOKENS
 from dposcope.evaluation.overlap import GENERATED_TOKENS
 from dposcope.evaluation.perplexity import count_windows, longest_window

@@ -33,6 +33,7 @@ from dposcope.jobs.tune.learning import TRAINED
 from dposcope.jobs.tune.search import LENGTH, MOST_HARMLESS
 from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
 from dposcope.model.load import check_source
+from dposcope.training.kept import Kept
 
 
 def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
@@ -56,7 +57,13 @@ def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
     found = counted(started.lm, inputs.data, settings.direction_spec)
     window = search_window(started.lm, inputs.learn_text)
     stages = tune_stages(
-        started.running, settings, found, window=window, stored=started.stored, beside=started.outline.beside
+        started.running,
+        settings,
+        found,
+        window=window,
+        stored=started.stored,
+        beside=started.outline.beside,
+        kept=Kept(started.lm),
     )
     notes = (
         "How many pairs the samples give is not known before: the most is counted. A trial that costs too much ends "
@@ -68,7 +75,14 @@ def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
 
 
 def tune_stages(
-    running: Running, settings: TuneSettings, data: Counted, *, window: int, stored: int, beside: int
+    running: Running,
+    settings: TuneSettings,
+    data: Counted,
+    *,
+    window: int,
+    stored: int,
+    beside: int,
+    kept: Kept | None = None,
 ) -> list[Stage]:
     """All stages.
 
@@ -79,9 +93,10 @@ def tune_stages(
         window: tokens of a window on which strengths are set.
         stored: bytes of a stored weight.
         beside: bytes of the files beside the weights.
+        kept: what training keeps of the model's activations; None: as of most.
     """
     batch, spec = settings.batch_size, settings.direction_spec
-    stages = _learning(running, settings, data, window=window, stored=stored)
+    stages = _learning(running, settings, data, window=window, stored=stored, kept=kept)
     stages += [loading(running, stored), direction(running, data.comments, spec), means(running, data.learn, spec)]
     if "least-squares" in settings.computed:
         stages.append(Stage("neurons on neutral text", (_neutral(running, 4 * settings.search_windows),)))
@@ -112,7 +127,9 @@ def _neutral(running: Running, windows: int) -> Passes:
     return running.reads(read, batch=8, predicted=read.tokens - len(read))
 
 
-def _learning(running: Running, settings: TuneSettings, data: Counted, *, window: int, stored: int) -> list[Stage]:
+def _learning(
+    running: Running, settings: TuneSettings, data: Counted, *, window: int, stored: int, kept: Kept | None
+) -> list[Stage]:
     """Pairs, the teacher, and the gains of every λ."""
     if not settings.learned:
         return []
@@ -124,21 +141,21 @@ def _learning(running: Running, settings: TuneSettings, data: Counted, *, window
     if settings.distilled and settings.teacher is not None:
         if settings.teacher in TRAINED:
             own = settings.of_training(settings.teacher, named)
-            stages += _named(_trained(running, own, texts, stored=stored), f"teacher: {settings.teacher}")
+            stages += _named(_trained(running, own, texts, stored=stored, kept=kept), f"teacher: {settings.teacher}")
         if settings.teacher_strength is None:
             read = Texts.alike(WINDOWS * (1 + TRIALS), window)
             passes = running.reads(read, batch=1, predicted=read.tokens - len(read))
             stages.append(Stage("strength of the teacher", (passes,), models=3.0))
         teacher = Teacher("teacher", settings.teacher_strength or 1.0)
     for weight in settings.learned.values():
-        gains = _trained(running, settings.of_gains(weight, named, teacher), texts, stored=stored)
+        gains = _trained(running, settings.of_gains(weight, named, teacher), texts, stored=stored, kept=kept)
         stages += _named(gains[:-1], f"gains, λ = {weight:g}")
     return stages
 
 
-def _trained(running: Running, settings: DpoSettings, texts: Trained, *, stored: int) -> list[Stage]:
+def _trained(running: Running, settings: DpoSettings, texts: Trained, *, stored: int, kept: Kept | None) -> list[Stage]:
     schedule = settings.schedule(len(texts.train), autocast=settings.train == "full")
-    return dpo_stages(running, settings, texts, schedule, stored=stored, beside=0)
+    return dpo_stages(running, settings, texts, schedule, stored=stored, beside=0, kept=kept)
 
 
 def _named(stages: list[Stage], name: str) -> list[Stage]:

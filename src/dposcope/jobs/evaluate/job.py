@@ -7,7 +7,7 @@ from typing import Any
 
 from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.jobs.ingredients.data import Data, read_data
 from dposcope.jobs.ingredients.job import Job

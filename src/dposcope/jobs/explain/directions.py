@@ -17,7 +17,8 @@ from dposcope.directions.features import Features, residual_features
 from dposcope.directions.judge import TokenJudge
 from dposcope.directions.means import mean_difference
 from dposcope.directions.probe import SMALLEST_CLASS, fit_probe
-from dposcope.evaluation.conditions.measure import Materials, score_texts
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.measure import score_texts
 from dposcope.jobs.explain.explanation import Explanation, explanation_of
 from dposcope.jobs.explain.patches import Patch, patches
 from dposcope.jobs.explain.repetitions import free_direction

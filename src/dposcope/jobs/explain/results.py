@@ -7,7 +7,7 @@ from functools import cached_property
 import polars as pl
 
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.statistics import Share
 from dposcope.jobs.dpo.training_record import TrainingRecord

@@ -9,7 +9,7 @@ from dposcope.data.comments import Comments, direction_and_judge, load_comments
 from dposcope.data.corpus import load_neutral, load_passages
 from dposcope.data.prompts import load_split
 from dposcope.errors import DposcopeError, plural
-from dposcope.evaluation.conditions.measure import Materials
+from dposcope.evaluation.conditions.materials import Materials
 from dposcope.evaluation.scorers import load_scorer
 from dposcope.evaluation.trained_scorer import SMALLEST_CLASS
 from dposcope.jobs.ingredients.direction import check_direction

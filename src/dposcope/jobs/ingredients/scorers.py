@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dposcope.data.concept import TOXICITY, Concept
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import NO_SCORER
+from dposcope.evaluation.conditions.outcome import NO_SCORER
 from dposcope.evaluation.neural import neural_folder
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer

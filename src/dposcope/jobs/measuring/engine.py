@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.run import Reporter

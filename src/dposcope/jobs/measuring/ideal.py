@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dposcope.evaluation.conditions.measure import Materials
+from dposcope.evaluation.conditions.materials import Materials
 from dposcope.evaluation.sampled.ideal import MAYBE_IDEAL, Ideal, draw_ideal, texts_read
 from dposcope.evaluation.sampled.real_toxicity import NEW_TOKENS, TOP_P
 from dposcope.evaluation.scorer import Scorer

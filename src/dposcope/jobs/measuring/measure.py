@@ -9,7 +9,9 @@ import polars as pl
 
 from dposcope.artefacts import text_digest, write_json
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import CONCEPT, NO_SCORER, Materials, Outcome, StoredOutcome, measure
+from dposcope.evaluation.conditions.materials import CONCEPT, Materials
+from dposcope.evaluation.conditions.measure import measure
+from dposcope.evaluation.conditions.outcome import NO_SCORER, Outcome, StoredOutcome
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOutcome, measure_ideal

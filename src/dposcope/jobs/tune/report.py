@@ -8,7 +8,8 @@ from dposcope.artefacts import library_versions
 from dposcope.data.masking import mask_offensive
 from dposcope.directions.lens import lens
 from dposcope.errors import plural
-from dposcope.evaluation.conditions.measure import Materials, Outcome
+from dposcope.evaluation.conditions.materials import Materials
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact, fixed, signed
 from dposcope.evaluation.scorer import Scorer

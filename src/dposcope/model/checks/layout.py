@@ -12,34 +12,27 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor  # pyright: ignore[reportPrivateUsage]
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.unfit import check_fit
-from dposcope.model.layout import (
-    HOW_TO_REGISTER,
-    Layout,
+from dposcope.model.head.logits import final_norm, unembed
+from dposcope.model.layout.blocks import (
     after_experts,
     attention_paths,
-    check_expected,
-    counts_places,
     every_path,
-    final_norm,
-    has_linear_attention,
-    is_covered,
-    known_layout,
     mixture_path,
     mlp_path,
-    names_attention,
-    names_mixer,
-    projection_width,
-    recognise,
     shared_experts,
     submodule,
-    unembed,
-    writers,
 )
+from dposcope.model.layout.config import counts_places, has_linear_attention
+from dposcope.model.layout.names import names_attention, names_mixer
+from dposcope.model.layout.projections import projection_width, writers
+from dposcope.model.layout.recognise import recognise
+from dposcope.model.layout.table import HOW_TO_REGISTER, Layout, check_expected, is_covered, known_layout
 from dposcope.model.mixtures.experts import Experts
 from dposcope.model.mixtures.shared import Always, Shared
 from dposcope.model.quantised.weights import check_readable, is_quantised
@@ -81,7 +74,7 @@ def find_parts(model: PreTrainedModel) -> Found:
     model_type = model.config.model_type
     check_expected(model_type)
     check_fit(model_type)
-    if model_type == "llama4_text" and model.device.type != "meta":
+    if model_type == "llama4_text" and holds_numbers(model):
         # Alone, its decoder still says that its base model is named as in the model with vision, which it is not.
         model.base_model_prefix = "model"
     layout = known_layout(model_type) or recognise(model)
@@ -100,7 +93,7 @@ def find_parts(model: PreTrainedModel) -> Found:
             experts.check()
     behind = [after for block in blocks if (after := after_experts(block, layout)) is not None]
     for projection in (*projections, *behind):
-        if is_quantised(projection) and model.device.type != "meta":
+        if is_quantised(projection) and holds_numbers(model):
             check_readable(projection)
     if layout.alternating:
         _check_alternating(blocks, layout)
@@ -115,13 +108,19 @@ def find_parts(model: PreTrainedModel) -> Found:
     for path in every_path(layout.attention_out):
         if path not in used:  # in a block with attention and a state space, one would be left out in silence
             raise DposcopeError(f"layout of model_type {model_type!r}: no block has {path!r}; {HOW_TO_REGISTER}")
-    if model.device.type == "meta":  # without weights there are no logits to check
+    if not holds_numbers(model):  # without weights there are no logits to check
         return Found(layout)
     own = _logits(model, _two_tokens(model))
     mixed = has_linear_attention(model) or not all(names_attention(path) for path in used)
     reads_padding = counts_places(model) or (mixed and _reads_padding(model, own))
     _check_apart(model, blocks, layout)
     return Found(layout, _check_unembedding(model, blocks, layout, own), reads_padding)
+
+
+def holds_numbers(model: PreTrainedModel) -> bool:
+    """Whether there are weights, and not their shapes alone, as on the `meta` device."""
+    first = next(model.parameters())
+    return not (first.is_meta or isinstance(first, FakeTensor))
 
 
 def _paths(block: nn.Module, layout: Layout) -> list[str]:

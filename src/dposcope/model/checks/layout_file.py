@@ -15,7 +15,7 @@ from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError
 from dposcope.files import MOST_SETTINGS, expanded
 from dposcope.foreign_text import visible
-from dposcope.model.layout import Layout, expect_layout, register_layout
+from dposcope.model.layout.table import Layout, expect_layout, register_layout
 from dposcope.reading import parse_object, read_toml
 
 _LONGEST: Final = 200

@@ -12,8 +12,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dposcope.data.short import short_repr
+from dposcope.model.head.logits import final_norm, transform, unembedding
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, block_modules, final_norm, transform, unembedding
+from dposcope.model.layout.blocks import block_modules
+from dposcope.model.layout.table import Layout
 
 USABLE: Final = 0.9
 """Share of a device's free memory that weights may take; the rest is for activations, caches and logits."""

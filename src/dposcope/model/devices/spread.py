@@ -17,7 +17,9 @@ from dposcope.errors import DposcopeError, plural
 from dposcope.model.checks.layout import find_layout
 from dposcope.model.devices.placement import USABLE, PartBytes, Placement, ends, split
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import Layout, block_modules, is_projection
+from dposcope.model.layout.blocks import block_modules
+from dposcope.model.layout.projections import is_projection
+from dposcope.model.layout.table import Layout
 from dposcope.model.residual.streams import residual_streams
 from dposcope.processes.launcher import world_size
 from dposcope.protocols import DeviceMap, check_choice

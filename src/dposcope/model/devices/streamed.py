@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from dposcope.errors import DposcopeError, first_line
 from dposcope.files import expanded
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import RUNS_ON
+from dposcope.model.layout.projections import RUNS_ON
 from dposcope.model.residual.streams import residual_streams
 
 _ALIGNED: Final = 64

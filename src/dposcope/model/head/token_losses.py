@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dposcope.model.head.logits import transformed, unembedding
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.layout import transformed, unembedding
 
 _BLOCK = 1 << 23
 """Logits of a block of the vocabulary: 16 MB in bfloat16."""

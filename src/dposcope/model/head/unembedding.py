@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from dposcope.errors import DposcopeError
-from dposcope.model.layout import logit_scale, logit_softcap, scaled_and_capped, unembedding
+from dposcope.model.head.logits import logit_scale, logit_softcap, scaled_and_capped, unembedding
 from dposcope.model.quantised.weights import is_quantised
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model import layout as layouts
-from dposcope.model.layout import Layout
+from dposcope.model.layout.blocks import after_experts, shared_experts
+from dposcope.model.layout.projections import projection_width, value_vectors
+from dposcope.model.layout.table import Layout
 from dposcope.model.mixtures.experts import Experts, ExpertSizes
 from dposcope.model.mixtures.shared import Shared
 
@@ -38,16 +39,16 @@ class Part:
     @property
     def value_vectors(self) -> Tensor:
         """v of each neuron, `[width, d]`: what it writes into the stream, for an activation of 1."""
-        vectors = layouts.value_vectors(self.projection)
+        vectors = value_vectors(self.projection)
         if self.after is None:
             return vectors
         wide = torch.promote_types(vectors.dtype, torch.float32)
-        return (vectors.to(wide) @ layouts.value_vectors(self.after).to(wide)).to(vectors.dtype)
+        return (vectors.to(wide) @ value_vectors(self.after).to(wide)).to(vectors.dtype)
 
     @property
     def outputs(self) -> int:
         """d."""
-        return layouts.projection_width(self.after or self.projection).outputs
+        return projection_width(self.after or self.projection).outputs
 
     @property
     def columns(self) -> slice:
@@ -159,11 +160,11 @@ def _width(parts: Sequence[Part]) -> int:
 def _parts(block: nn.Module, projection: nn.Module | None, layout: Layout) -> tuple[Part, ...]:
     if projection is None:
         return ()
-    after = layouts.after_experts(block, layout)
-    first = Part(projection, 0, layouts.projection_width(projection).inputs, after=after)
+    after = after_experts(block, layout)
+    first = Part(projection, 0, projection_width(projection).inputs, after=after)
     if Experts.of(projection) is None:
         return (first,)
-    shared = layouts.shared_experts(block, layout)
+    shared = shared_experts(block, layout)
     if shared is None:
         return (first,)
-    return first, Part(shared.out, first.width, layouts.projection_width(shared.out).inputs, shared)
+    return first, Part(shared.out, first.width, projection_width(shared.out).inputs, shared)

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dposcope.model.cache import forget
-from dposcope.model.layout import attention_kind, context_length, transformed
+from dposcope.model.head.logits import transformed
+from dposcope.model.layout.config import attention_kind, context_length, stored
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.packing import ROW_TOKENS, PackedBatch, pack
 
@@ -42,11 +43,11 @@ def read(model: PreTrainedModel, batch: PackedBatch, *, published: bool = False)
     if published:
         mask, positions = batch.ids != REFERENCE_PADDING, None
     elif shared:
-        mask = _for_attention(batch.mask(), model)
+        mask = for_attention(batch.mask(), model)
     else:
         mask = batch.example >= 0
     # Models with ALiBi have no positions.
-    placed: dict[str, Any] = {"position_ids": positions} if _takes_positions(model) else {}
+    placed: dict[str, Any] = {"position_ids": positions} if takes_positions(model) else {}
     states = model.base_model(
         input_ids=batch.ids, attention_mask=mask.long() if mask.ndim == 2 else mask, use_cache=False, **placed
     ).last_hidden_state
@@ -61,14 +62,18 @@ def fits_one_row(model: PreTrainedModel, examples: Sequence[Example]) -> bool:
     not cover, some of the examples are read both ways. Give `pack` the row length of `row_tokens` then.
     """
     config = model.config.get_text_config()
-    told = config.to_dict()
-    kinds = getattr(config, "layer_types", None) or ()  # of RecurrentGemma it is no field
-    if attention_kind(model) not in ("sdpa", "eager") or not _ATTENTION.issuperset(kinds):
+    if not takes_mask(model):
         return False
-    window = told.get("sliding_window")
+    window = stored(model).get("sliding_window")
     if window is not None and max(map(_length, examples), default=0) > window:
         return False
     return config.model_type in _READ_PACKED or not examples or _reads_packed(model, examples)
+
+
+def takes_mask(model: PreTrainedModel) -> bool:
+    """Whether every block takes a mask of which token reads which."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()  # of RecurrentGemma it is no field
+    return attention_kind(model) in ("sdpa", "eager") and _ATTENTION.issuperset(kinds)
 
 
 def row_tokens(model: PreTrainedModel) -> int:
@@ -139,7 +144,8 @@ def _apart(ours: Tensor, theirs: Tensor) -> float:
     return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-12)).max())
 
 
-def _takes_positions(model: PreTrainedModel) -> bool:
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether a model can be told the positions of tokens."""
     parameters = inspect.signature(model.base_model.forward).parameters
     return "position_ids" in parameters or model.config.get_text_config().model_type in _READ_PACKED
 
@@ -159,7 +165,13 @@ def _one_example_per_row(batch: PackedBatch) -> bool:
     return bool(((batch.example == first) | (batch.example < 0)).all())
 
 
-def _for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:
+def for_attention(mask: Tensor, model: PreTrainedModel) -> Tensor:
+    """A mask of which token reads which, `[R, 1, T, T]`, as the model's attention takes it.
+
+    Args:
+        mask: True where a token is read.
+        model: one that takes such a mask, see `takes_mask`.
+    """
     if attention_kind(model) == "sdpa":
         return mask
     kind = model.dtype

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
 from dposcope.evaluation.statistics import Share

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.jobs.explain.claims.claim import TURNS, Claim, count_of_tests
 from dposcope.jobs.explain.claims.neurons import neuron_claims

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, SHARE, Format
 from dposcope.evaluation.statistics import Share, columns_of, paired_share

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.conditions.measure import Outcome
+from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import COUNT, MEAN, RATIO, SHARE, Format, count
 from dposcope.evaluation.sampled.ideal import IDEAL
