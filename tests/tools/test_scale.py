@@ -8,6 +8,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
 import scale
+from dposcope.model.size import model_size
 
 
 def test_the_page_is_what_the_tool_writes():
@@ -21,7 +22,7 @@ def test_the_page_is_what_the_tool_writes():
 def test_sizes_are_those_of_the_models(name, weights, cache):
     """As their makers say; and bytes of a token's keys and values in bfloat16."""
     (config,) = (config for full, config in scale.configs().items() if full.startswith(name))
-    found = scale.size_of(config)
+    found = model_size(scale.without_weights(config).model)
     assert found.parameters == pytest.approx(weights, rel=0.001)
     assert 2 * 2 * found.blocks * found.key_width == cache
 

@@ -64,7 +64,7 @@ def naive(arm: Arm) -> int:
 def test_gains_keep_what_their_graph_holds(family):
     lm = tiny(family)
     with neuron_gains(lm, Objective()) as trainable:
-        expected = naive(trainable.policy.arm)
+        expected = naive(trainable.policy.arms[0])
     assert Kept(lm).per_token("gains", TOKENS) == expected / TOKENS
 
 
@@ -98,7 +98,7 @@ def test_an_adapter_keeps_what_its_projections_read(family):
     """And beside it a few numbers of low rank."""
     lm = tiny(family)
     with low_rank(lm, Objective(), rank=1) as trainable:
-        expected = saved_bytes(trainable.policy.arm, TOKENS)
+        expected = saved_bytes(trainable.policy.arms[0], TOKENS)
     assert Kept(lm).per_token("lora", TOKENS) == pytest.approx(expected / TOKENS, rel=0.05)
 
 
@@ -116,10 +116,10 @@ def test_copies_of_weights_under_autocast_are_counted_elsewhere():
 def test_experts_are_counted_in_bfloat16(family):
     lm = tiny(family)
     with neuron_gains(lm, Objective()) as trainable:
-        wide = saved_bytes(trainable.policy.arm, TOKENS) / TOKENS
+        wide = saved_bytes(trainable.policy.arms[0], TOKENS) / TOKENS
     lm.model.to(torch.bfloat16)
     with neuron_gains(lm, Objective()) as trainable:
-        half = saved_bytes(trainable.policy.arm, TOKENS) / TOKENS
+        half = saved_bytes(trainable.policy.arms[0], TOKENS) / TOKENS
     assert Kept(lm).per_token("gains", TOKENS, dtype=torch.bfloat16) == half
     assert wide < Kept(lm).per_token("gains", TOKENS) == 2 * half < 1.3 * wide
 

@@ -280,7 +280,7 @@ def test_trained_gains_are_gains(lm):
         assert found.lm is lm
         assert torch.equal(found.gains.values, start.values)
         policy = trainable.policy
-        applied = policy._arms[0].applied
+        applied = policy.arms[0].applied
         with applied():
             hooked = logits_of(lm, ids)
         disturb(policy)
@@ -297,7 +297,7 @@ def test_trained_gains_of_a_mixture_are_gains_and_learn_from_the_tokens_that_wer
     lm = shared_mixture(family)
     start, ids = Gains(random_gains(lm)), [2, 40, 41, 55, 60, 61, 70]
     with neuron_gains(lm, OBJECTIVES["pairs"], start=start) as trainable:
-        applied = trainable.policy._arms[0].applied
+        applied = trainable.policy.arms[0].applied
         with applied(), torch.enable_grad():
             logits = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
             (slope,) = torch.autograd.grad(logits[-1, 5], [*trainable.policy.parameters()][:1])
@@ -418,7 +418,7 @@ def test_gains_of_heads_are_trained_beside_those_of_neurons(lm):
             "head_gains": tuple(random_head_gains(lm).shape),
         }
         plain = logits_of(lm, ids)
-        with policy._arms[0].applied():
+        with policy.arms[0].applied():
             assert torch.equal(logits_of(lm, ids), plain)  # all ones change no bit
         loss = policy(packed(lm, material(3, 0))).loss
         loss.backward()
@@ -427,7 +427,7 @@ def test_gains_of_heads_are_trained_beside_those_of_neurons(lm):
             assert float(value.grad.abs().sum()) > 0
         disturb(policy)
         found = trainable.export()
-        with policy._arms[0].applied():
+        with policy.arms[0].applied():
             hooked = logits_of(lm, ids)
     assert (hooked - plain).abs().max() > 1e-4
     assert_close(logits_of(fold(lm, Edit.of(found.gains, found.head_gains)), ids), hooked, 1e-5)

@@ -105,7 +105,7 @@ def _arm(lm: LanguageModel, train: Train) -> Generator[Arm]:
     """The model as it is trained, in the context that it runs in."""
     if train == "gains":
         with neuron_gains(lm, Objective()) as trainable:
-            yield trainable.policy.arm
+            yield trainable.policy.arms[0]
         return
     lm.model.requires_grad_(train == "full")
     if train == "lora":  # an adapter needs what a projection reads, as the gradient of its weight does

@@ -86,7 +86,7 @@ class PreferencePolicy(nn.Module):
         self.trained = trained
         self.objective = objective
         # Kept in a tuple, so that torch does not register the reference: it is not saved, moved or trained.
-        self._arms = (policy, reference)
+        self.arms = (policy, reference)
         self._teacher = teacher
         trained.eval()
         self.eval()
@@ -95,11 +95,6 @@ class PreferencePolicy(nn.Module):
         """Keep dropout off in both models: with dropout, the implicit reward would not start at zero."""
         self.training = mode
         return self
-
-    @property
-    def arm(self) -> Arm:
-        """The model that is trained."""
-        return self._arms[0]
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -127,7 +122,7 @@ class PreferencePolicy(nn.Module):
                 the protocol needs the reference at every position.
         """
         self._check_reference(reference_hidden)
-        policy, reference = self._arms
+        policy, reference = self.arms
         pairs = (int(batch.sequence.max()) + 1 - windows) // 2
         published = self.objective.protocol == "reference"
         states = _states(policy, batch, published)
@@ -191,7 +186,7 @@ class PreferencePolicy(nn.Module):
         return BatchLoss(loss, losses.detach(), terms, penalty.detach(), distillation)
 
     def _check_reference(self, computed: Tensor | None) -> None:
-        if computed is None and self._arms[1].changed_by_training:
+        if computed is None and self.arms[1].changed_by_training:
             raise DposcopeError(
                 "training changes the reference's own weights, so the reference cannot run during training; "
                 "compute its outputs before (precompute_reference), or train a copy"
@@ -204,7 +199,7 @@ class PreferencePolicy(nn.Module):
     @torch.no_grad()
     def reference_states(self, batch: PackedBatch) -> Tensor:
         """What the reference's unembedding reads at the places that predict, `[N, d]`. Its logits follow from it."""
-        return _states(self._arms[1], batch, self.objective.protocol == "reference")[batch.where]
+        return _states(self.arms[1], batch, self.objective.protocol == "reference")[batch.where]
 
     def _terms(self, statistics: TokenStatistics, sequence: Tensor, pairs: int) -> DpoTerms:
         assert statistics.logp is not None

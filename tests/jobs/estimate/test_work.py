@@ -42,6 +42,13 @@ def test_reading_is_two_operations_for_a_weight_and_a_token():
     assert found.held.logits == CHUNK * 32_000 * (2 + 4)
 
 
+def test_a_tokenizer_and_what_a_stage_imports_stand_beside_the_libraries():
+    stages = (Stage("loading"), Stage("training", held=Memory(3e8, training=1e8)))
+    found = Work("dpo", "m", Running(SIZE, 2, tokenizer=2e8), stages).peak
+    assert found.libraries == LIBRARIES + 3e8 + 2e8
+    assert found.total == found.libraries + 1e8 + 2 * SIZE.parameters
+
+
 def test_a_part_of_the_blocks_is_a_part_of_the_work():
     whole, half = (RUNNING.reads(PROMPTS, batch=2, depth=depth) for depth in (1.0, 0.5))
     assert (half.operations, half.bytes, half.blocks) == (whole.operations / 2, whole.bytes / 2, whole.blocks / 2)

@@ -16,6 +16,7 @@ from dposcope.interventions.tuned import check_tuned
 from dposcope.jobs.dpo.job import read_asked
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import differing, material_of
+from dposcope.jobs.estimate.machine import GIB
 from dposcope.jobs.estimate.measuring import checkpoint, loading
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import READING, TRAINING, Less, Memory, Passes, Running, Stage, Texts, Work
@@ -33,6 +34,8 @@ from dposcope.training.token_statistics import LOGITS_AT_ONCE
 _KEPT = {2: 60.0, 4: 100.0}
 """Bytes of a number → bytes that the backward pass keeps of a token and block, for each number of the stream, as of
 decoders with a gated MLP; where it cannot be counted."""
+_TRAINER: Final = 0.25 * GIB
+"""Bytes of what Transformers' Trainer imports, beside what every command does."""
 _MORE: Final = 1.25
 """How much more the passes take than what is kept, for what lives shorter."""
 
@@ -150,7 +153,7 @@ def less_memory(settings: DpoSettings, schedule: Schedule) -> tuple[DpoSettings,
 
 def _as_trained(running: Running, settings: DpoSettings) -> Running:
     """All weights are trained in float32."""
-    return Running(running.size, 4) if settings.train == "full" else running
+    return replace(running, itemsize=4) if settings.train == "full" else running
 
 
 def dpo_stages(
@@ -260,7 +263,7 @@ def _training(
         (learning, validating, stepping),
         steps=steps,
         models=1.0 + teacher,
-        held=Memory(0.0, training=4.0 * parts + state + _reference(running, settings, schedule)),
+        held=Memory(_TRAINER, training=4.0 * parts + state + _reference(running, settings, schedule)),
         scratch=scratch + copies * (4.0 * parts + state),
         moved=checks * (4.0 * parts + state),
     )
@@ -337,7 +340,7 @@ def _activations(
         row = max(texts.train.longest, texts.windows.longest)
         dtype = torch.float32 if running.itemsize == 4 else torch.bfloat16
         found = kept.per_token(settings.train, row, dtype=dtype, autocast=autocast)
-    each = found or size.width * size.blocks * _KEPT[running.itemsize]
+    each = found or size.width * size.blocks * _KEPT[2 if autocast else running.itemsize]
     if settings.recompute:
         each = size.width * size.blocks * running.itemsize + each / size.blocks
     return _MORE * tokens * each

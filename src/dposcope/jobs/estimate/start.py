@@ -1,6 +1,7 @@
 """The model of a command without its weights."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -10,6 +11,9 @@ from dposcope.model.chat.prompts import asked_by
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import device_of
 from dposcope.model.outline import Outline, outline
+
+_UNPACKED: Final = 9.0
+"""A tokenizer takes so many times as much memory as its file. What else stands beside the weights is small."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,4 +48,5 @@ def start(model: str, machine: LoadSettings, chat: ChatSettings | None = None) -
     found = outline(model)
     lm = found.lm if chat is None else asked_by(found.lm, chat.chat_options)
     precision = found.running(machine.dtype, place)
-    return Started(lm, found, Running(found.size, precision.itemsize), precision)
+    running = Running(found.size, precision.itemsize, _UNPACKED * found.beside)
+    return Started(lm, found, running, precision)

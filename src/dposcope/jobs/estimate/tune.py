@@ -1,5 +1,6 @@
 """What `dposcope tune` does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dposcope.evaluation.conditions.scores import BASE
@@ -70,7 +71,7 @@ def tune_work(model: str, out: Path, settings: TuneSettings) -> Work:
         "before it writes.",
     )
     whole = settings.teacher == "full"
-    running = Running(started.running.size, 4) if whole else started.running
+    running = replace(started.running, itemsize=4) if whole else started.running
     return Work("tune", model, running, tuple(stages), started.precision, whole, notes)
 
 

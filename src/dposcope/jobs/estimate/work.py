@@ -159,6 +159,8 @@ class Running:
     size: ModelSize
     itemsize: int
     """Bytes of a weight."""
+    tokenizer: float = 0.0
+    """Bytes of its tokenizer in memory."""
 
     @property
     def weights(self) -> float:
@@ -300,7 +302,13 @@ class Stage:
         """
         peak = max((one.held for one in self.passes), key=lambda held: held.total, default=Memory(0.0))
         whole = {name: here + peak.parts[name] for name, here in self.held.parts.items()}
-        return Memory(**{**whole, "libraries": LIBRARIES, "weights": whole["weights"] + self.models * weights})
+        return Memory(
+            **{
+                **whole,
+                "libraries": LIBRARIES + whole["libraries"],
+                "weights": whole["weights"] + self.models * weights,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -332,7 +340,8 @@ class Work:
     @property
     def peak(self) -> Memory:
         """Of the stage that holds most."""
-        return max((one.memory(self.running.weights) for one in self.stages), key=lambda memory: memory.total)
+        most = max((one.memory(self.running.weights) for one in self.stages), key=lambda memory: memory.total)
+        return replace(most, libraries=most.libraries + self.running.tokenizer)
 
     @property
     def disk(self) -> float:
