@@ -29,8 +29,9 @@ import dposcope as ds
 from dposcope.evaluation.conditions.materials import Materials
 from dposcope.evaluation.conditions.measure import measure
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.evaluate.job import run_evaluate
-from dposcope.jobs.settings import EditSettings, EvaluateSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from helpers.jobs import Job, make_job, softness
 
 COMMANDS_EVERY = 20

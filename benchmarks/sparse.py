@@ -38,9 +38,9 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.measuring.measure import file_name
 from dposcope.jobs.run import RunPolicy
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.reading import read_object
 from dposcope.report.figures import COLOURS, house_style, save_figure
 

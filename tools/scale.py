@@ -20,6 +20,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages, less_memory
 from dposcope.jobs.estimate.edit import edit_stages
 from dposcope.jobs.estimate.evaluate import evaluate_stages
@@ -31,10 +32,11 @@ from dposcope.jobs.estimate.pairs import pairs_stages
 from dposcope.jobs.estimate.table import bottleneck_line, hours, rounded, size
 from dposcope.jobs.estimate.tune import tune_stages
 from dposcope.jobs.estimate.work import MEMORY, Less, Running, Stage, Texts, Work
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.measuring.conditions import ConditionSpec, PartSpec
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
+from dposcope.jobs.settings import ProbeSettings
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.size import model_size

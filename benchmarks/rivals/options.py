@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.rivals.roster import METHODS, Trained
 
 from dposcope.errors import DposcopeError
-from dposcope.jobs.settings import EvaluateSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 
 _DATA = ("prompts", "comments", "neutral", "passages")
 

@@ -17,11 +17,11 @@ from dposcope.evaluation.statistics import paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.least_squares import LeastSquares
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import prepare
 from dposcope.jobs.run import Quiet, open_run
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.jobs.tune.search import neutral_moments
 from dposcope.model.load import load
 from helpers.families import (

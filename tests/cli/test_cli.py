@@ -23,13 +23,10 @@ from dposcope.directions.lens import lens
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.edit.settings import EditSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import (
-    EditSettings,
-    EvaluateSettings,
-    MachineSettings,
-    ProbeSettings,
-)
+from dposcope.jobs.settings import MachineSettings, ProbeSettings
 from dposcope.marks import FileMark, mark_json
 from dposcope.model import bundled
 from dposcope.model.load import load

@@ -18,12 +18,14 @@ from pydantic import ValidationError
 from dposcope.cli.app import app
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.edit.settings import EditSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.settings import CheckSettings, PairsSettings
 from dposcope.jobs.reproduce.plan import plan
 from dposcope.jobs.reproduce.preset import load_preset, preset_names
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings, Settings
+from dposcope.jobs.settings import ProbeSettings, Settings
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.options import Only
 from dposcope.reading import parse_json

@@ -13,10 +13,12 @@ import pytest
 
 import dposcope.jobs
 from dposcope.jobs.dpo.settings import DpoSettings
+from dposcope.jobs.edit.settings import EditSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings, Settings
+from dposcope.jobs.settings import ProbeSettings, Settings
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.talk.settings import GenerateSettings, TalkSettings
 from helpers.hostile import refused

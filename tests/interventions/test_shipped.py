@@ -12,9 +12,9 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edits
 from dposcope.jobs.edit import job as edit_job
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.ingredients import job as job_at_work
 from dposcope.jobs.measuring.conditions import parse_condition
-from dposcope.jobs.settings import EditSettings
 from dposcope.model.bundled import BUNDLED
 from dposcope.model.load import load
 from helpers.jobs import make_job

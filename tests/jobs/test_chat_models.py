@@ -16,7 +16,9 @@ from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients.data import read_data
@@ -26,7 +28,6 @@ from dposcope.jobs.reproduce.plan import plan
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.run import Quiet
-from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.jobs.tune.settings import LearningTexts, TuneSettings
 from dposcope.model.batches import encode
 from dposcope.model.chat.prompts import asked_how, with_chat

@@ -3,9 +3,9 @@
 import pytest
 
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
-from dposcope.jobs.settings import EditSettings
 from dposcope.model.load import load
 from helpers.changes import tuned_copy
 from helpers.fake_devices import pretended_gpus

@@ -9,12 +9,12 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs import origin
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.origin import Fingerprints, asked_otherwise, check_architecture, comes_together, foreign_edits
 from dposcope.jobs.run import Quiet
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.chat.prompts import asked_how, with_chat
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load

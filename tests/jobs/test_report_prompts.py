@@ -10,7 +10,9 @@ import pytest
 from dposcope.data.prompts import PromptSplit, load_prompts
 from dposcope.jobs.edit import job as edit_job
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients import data as data_read
@@ -20,7 +22,6 @@ from dposcope.jobs.reproduce.job import run_reproduce
 from dposcope.jobs.reproduce.preset import Preset, StudyPreset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.run import Quiet
-from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.jobs.tune.job import run_tune
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate

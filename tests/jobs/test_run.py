@@ -19,10 +19,11 @@ from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.finished import is_finished
 from dposcope.jobs.run import Quiet, RunPolicy, open_run
-from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.reading import read_object
 from helpers.jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
 

@@ -4,15 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from dposcope.errors import DposcopeError
+from dposcope.jobs.edit.settings import EditSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import (
-    EditSettings,
-    EvaluateSettings,
-    MachineSettings,
-    MeasureSettings,
-    ProbeSettings,
-)
+from dposcope.jobs.settings import MachineSettings, MeasureSettings, ProbeSettings
 
 ALL = [EditSettings, EvaluateSettings, ProbeSettings, MachineSettings]
 

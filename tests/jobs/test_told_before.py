@@ -15,6 +15,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.estimate.dpo import dpo_work
 from dposcope.jobs.estimate.edit import edit_work
 from dposcope.jobs.estimate.evaluate import evaluate_work
@@ -23,11 +24,12 @@ from dposcope.jobs.estimate.pairs import pairs_work
 from dposcope.jobs.estimate.probe import probe_work
 from dposcope.jobs.estimate.tune import tune_work
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import EditSettings, EvaluateSettings, ProbeSettings
+from dposcope.jobs.settings import ProbeSettings
 from dposcope.jobs.tune.job import run_tune
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.load import load

@@ -11,7 +11,7 @@ import torch
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit.job import run_edit
-from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.model import bundled
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import table

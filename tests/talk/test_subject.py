@@ -9,7 +9,7 @@ import pytest
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit.job import run_edit
-from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.model.load import load
 from dposcope.talk.subject import Subject
 from helpers.edits import gains_of

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.edit.settings import EditSettings
 
 
 def edit(

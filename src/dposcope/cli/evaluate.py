@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from dposcope.jobs.settings import EvaluateSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 
 
 def evaluate(

@@ -1,6 +1,5 @@
 """The settings of a job, checked once, whether they come from flags, a TOML or JSON file, or Python."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,36 +19,19 @@ from pydantic import (
 
 from dposcope.data.concept import Concept
 from dposcope.data.named import BUILTIN
-from dposcope.jobs.numbers import (
-    BatchSize,
-    Block,
-    Count,
-    Nats,
-    Requests,
-    Samples,
-    Seed,
-    Share,
-    Splittable,
-    Strength,
-    Windows,
-)
+from dposcope.jobs.numbers import BatchSize, Block, Count, Requests, Seed, Splittable, Windows
 from dposcope.model.chat.asking import ChatMode, ChatOptions, check_prefill, check_wrap
 from dposcope.options import EITHER, GIVEN, Only, is_table
 from dposcope.protocols import DeviceMap, Protocol, Quantise, Split
 
 _DATA = Group("Data", sort_key=1)
 _DIRECTION = Group("Direction", sort_key=2)
-_EDIT = Group("Edit", sort_key=3)
 _MEASURES = Group("Measures", sort_key=4)
 _MACHINE = Group("Machine", sort_key=5)
 _CHAT = Group("Chat models", sort_key=2)
 _ENGINE = Group("Engine", sort_key=5)
-
-
 FITTED: Final = ("mean-difference", "probe")
 """Kinds of direction that are made from comments."""
-_MADE: Final = re.compile(r"(^|[=+])(scale|assign|steer|ablate)(?=[:+]|$)")
-"""In a condition: a part that is made from a direction."""
 _COLUMNS = {"comments": ("text_column", "label_column", "positive_label"), "prompts": ("prompt_column",)}
 """Table → the options for its columns."""
 
@@ -81,35 +63,6 @@ class Shown:
     seed: int
     built_in: bool
     """Whether some of the data comes with dposcope."""
-
-
-Parts = Literal["both", "gains", "ablation"]
-"""Parts of the default edit."""
-
-
-@dataclass(frozen=True)
-class EditSpec:
-    """The parts of the default edit, and its strength."""
-
-    parts: Parts
-    alpha: float | None
-    """Shift of the gains, if it is given."""
-    ablate: float | None
-    """Weight of the ablation, if it is given."""
-    bound: float
-    """On the rise of log-perplexity, nats per token, for a strength that is searched."""
-    reported: int
-    """Windows of neutral text that the report reads; a search reads the next ones."""
-
-    @property
-    def given(self) -> bool:
-        """Whether the strength is given."""
-        return self.alpha is not None or self.ablate is not None
-
-    @property
-    def has_gains(self) -> bool:
-        """Whether neurons get gains."""
-        return self.alpha is not None if self.given else self.parts != "ablation"
 
 
 LAYOUT: Final = (
@@ -515,112 +468,6 @@ class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):
         """What a report shows of them."""
         built_in = any(source is None or source.startswith(BUILTIN) for source in self.texts)
         return Shown(self.model_dump(mode="json"), self.seed, built_in)
-
-
-class EditSettings(MeasureSettings):
-    """Settings of `dposcope edit`."""
-
-    ONLY = (
-        Only(
-            ("parts", "logppl_budget"),
-            lambda s: not s.edit_spec.given,
-            "the searched edit",
-            "leave it out with --alpha or --ablate",
-        ),
-        Only(
-            ("beta", "ranking"),
-            lambda s: s.edit_spec.has_gains,
-            "an edit with gains",
-            "give --alpha or another --parts, or leave {option} out",
-        ),
-    )
-
-    alpha: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
-        default=None,
-        description="Shift of the gains: chosen neurons get a gain of 1−α or 1+α. With --alpha or --ablate "
-        "there is no search for the strength. Default: searched.",
-    )
-    beta: Annotated[Share, Parameter(group=_EDIT)] = Field(
-        default=0.55, description="Fraction of each neuron group that is edited (paper: 0.55)."
-    )
-    ablate: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
-        default=None,
-        description="Share w of the direction that is removed from all output projections; 1 removes it, 2 reverses "
-        "it. Default: searched.",
-    )
-    ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
-        default="cosine",
-        description="Ranking of the neurons of a group: by |cosine|, signed cosine, smallest |mean|, or "
-        "as in the authors' code.",
-    )
-    parts: Annotated[Parts, Parameter(group=_EDIT)] = Field(
-        default="both", description="Parts of the searched edit: gains, an ablation, or both."
-    )
-    logppl_budget: Annotated[Nats, Parameter(group=_EDIT)] = Field(
-        default=0.2,
-        description="What the edit may cost: its strength is increased until log-perplexity on neutral text rises by "
-        "this many nats per token (0.2: about 22 per cent in perplexity).",
-    )
-    controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
-        default=True,
-        description="Also measure a control: the same gains shuffled in each layer, and a random direction ablated.",
-    )
-    learned: Annotated[bool, Parameter(group=_MEASURES)] = Field(
-        default=True,
-        description="If dposcope has a learned edit for the model, also measure it.",
-    )
-
-    @property
-    def edit_spec(self) -> EditSpec:
-        """The parts of the edit, and its strength."""
-        return EditSpec(self.parts, self.alpha, self.ablate, self.logppl_budget, self.max_windows)
-
-
-class EvaluateSettings(EngineSettings, MeasureSettings):
-    """Settings of `dposcope evaluate`."""
-
-    ONLY = (
-        Only(("rtp_samples", "fluency_model"), lambda s: s.protocol == "rtp", "--protocol rtp"),
-        Only(
-            ("direction", "direction_rows", "direction_block"),
-            lambda s: any(_MADE.search(one) for one in s.condition or []),
-            "a --condition of scale, assign, steer or ablate",
-            "give one, or leave {option} out",
-        ),
-    )
-
-    base_url: Annotated[list[str] | None, Parameter(group=_ENGINE, negative_iterable=())] = Field(
-        default=None,
-        description="With --engine openai: the server of the plain model, such as http://localhost:8000/v1, with #NAME "
-        "after it where it has several models; and for each condition NAME=URL, which serves the condition. A key is "
-        "read from the variable DPOSCOPE_API_KEY. Default: no server.",
-    )
-
-    protocol: Annotated[Literal["strict", "reference", "rtp"], Parameter(group=_MEASURES)] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default="strict",
-        description="strict: the definitions in the paper's text; reference: those of its published code; rtp: strict, "
-        "and the protocol of RealToxicityPrompts beside it: samples (temperature 1, top-p 0.9, 20 tokens), their "
-        "expected maximum toxicity, toxicity probability, fluency and dist-1, -2, -3.",
-    )
-    rtp_samples: Annotated[Samples, Parameter(group=_MEASURES)] = Field(
-        default=25, description="With --protocol rtp: samples of each prompt (published: 25)."
-    )
-    fluency_model: Annotated[str | None, Parameter(group=_MEASURES)] = Field(
-        default=None,
-        description="With --protocol rtp: another model whose log-perplexity of the samples is told beside the plain "
-        "model's: a bundled name, a folder or a hub id. Default: none.",
-    )
-
-    condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
-        default=None,
-        description="A condition to measure in addition to the unchanged model; may be given several times. See the "
-        "examples. Default: none.",
-    )
-    spread_windows: Annotated[bool, Parameter(group=_MEASURES, negative=())] = Field(
-        default=False,
-        description="Spread the windows for log-perplexity evenly over the text. The paper reads its first windows: "
-        "these are of few articles, and the cost of an edit differs between articles.",
-    )
 
 
 class ProbeSettings(MachineSettings, FitSettings):

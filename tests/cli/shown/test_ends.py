@@ -26,7 +26,7 @@ from dposcope.cli.shown.ends import (
 )
 from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
 from dposcope.evaluation.statistics import Difference, Estimate, wilson
-from dposcope.jobs.settings import EditSettings
+from dposcope.jobs.edit.settings import EditSettings
 from helpers.jobs import Job, command, make_job
 
 pytestmark = pytest.mark.usefixtures("light")

@@ -10,11 +10,11 @@ from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics import paired_difference
 from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, choose_edit, default_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job as StudyJob
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.run import open_run
-from dposcope.jobs.settings import EditSettings
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import select_fraction

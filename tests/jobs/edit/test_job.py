@@ -24,8 +24,8 @@ from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit import report as edit_report
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS
 from dposcope.jobs.edit.job import EditRun, run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.ingredients import job as job_at_work
-from dposcope.jobs.settings import EditSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.reading import read_object

@@ -3,8 +3,8 @@
 import pytest
 
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.estimate.edit import TRIALS, edit_work
-from dposcope.jobs.settings import EditSettings
 from helpers.jobs import make_job
 from helpers.tokens_counted import count_tokens
 

@@ -4,7 +4,7 @@ import pytest
 
 from dposcope.jobs.estimate.evaluate import evaluate_work
 from dposcope.jobs.evaluate.job import run_evaluate
-from dposcope.jobs.settings import EvaluateSettings
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from helpers.every_command import Ground, make_ground
 from helpers.tokens_counted import count_tokens
 

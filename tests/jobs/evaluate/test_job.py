@@ -24,11 +24,12 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.edit.job import run_edit
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients import job as job_at_work
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.run import Quiet, RunPolicy, lenders
-from dposcope.jobs.settings import EditSettings, EvaluateSettings
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from helpers.adapters import lora, write_adapter

@@ -9,9 +9,9 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.evaluate.job import run_evaluate
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.measuring.engine import Servers
 from dposcope.jobs.run import Quiet
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
 from helpers.completions import Manners, refused, writing
 from helpers.endpoints import serving

@@ -15,11 +15,11 @@ from dposcope.evaluation.conditions.materials import Materials
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.scorers import function_scorer
 from dposcope.interventions.gains import Gains
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job as StudyJob
 from dposcope.jobs.measuring.measure import file_name, measure_condition, write_scores
 from dposcope.jobs.run import Quiet, Run, open_run
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import load
 from helpers.families import random_gains
 from helpers.jobs import make_job, softness

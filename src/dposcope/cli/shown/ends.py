@@ -13,7 +13,8 @@ from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.statistics import Difference
 from dposcope.foreign_text import one_line
-from dposcope.jobs.settings import EditSettings, MeasureSettings, Settings
+from dposcope.jobs.edit.settings import EditSettings
+from dposcope.jobs.settings import MeasureSettings, Settings
 from dposcope.protocols import Quantise
 from dposcope.talk.shown import NOTHING
 from dposcope.terminal import say

@@ -14,9 +14,9 @@ from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.group_gains import gains_of
+from dposcope.jobs.edit.settings import EditSpec, Parts
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import Ingredients
-from dposcope.jobs.settings import EditSpec, Parts
 from dposcope.jobs.strength import StrengthSearch, overflow, search_strength
 from dposcope.model.chat.prompts import asked_how
 from dposcope.neurons.groups import Selection

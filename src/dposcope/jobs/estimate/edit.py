@@ -6,6 +6,7 @@ from dposcope.data.concept import TOXICITY
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.interventions.shipped import shipped_edits
 from dposcope.jobs.edit.choice import SEARCH_WINDOWS
+from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.estimate.measuring import (
     Counted,
     checkpoint,
@@ -24,7 +25,6 @@ from dposcope.jobs.estimate.work import Running, Stage, Texts, Work
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import check_fits
 from dposcope.jobs.run import check_folder
-from dposcope.jobs.settings import EditSettings
 
 TRIALS = 6
 """Strengths that a search tries, about; at most twelve."""

@@ -18,10 +18,10 @@ from dposcope.jobs.estimate.measuring import (
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Work
 from dposcope.jobs.evaluate.job import read_asked
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.job import check_fits
 from dposcope.jobs.measuring.conditions import ConditionSpec, check_conditions
 from dposcope.jobs.run import check_folder
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.load import check_source
 
 

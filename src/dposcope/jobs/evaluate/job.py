@@ -9,6 +9,7 @@ from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
+from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.data import Data, read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import Ingredients, prepare, prepare_judge
@@ -19,7 +20,6 @@ from dposcope.jobs.measuring.measure import measure_condition, scores_table, wri
 from dposcope.jobs.origin import foreign_edits
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.run import Reporter, RunPolicy
-from dposcope.jobs.settings import EvaluateSettings
 from dposcope.model.chat.prompts import asked_like
 from dposcope.model.load import load_native
 from dposcope.neurons.sets import NeuronSet

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from dposcope.interventions.origin import Control
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.settings import Kind as Train
+from dposcope.jobs.edit.settings import Parts
 from dposcope.jobs.numbers import (
     BatchSize,
     EnoughWindows,
@@ -24,7 +25,7 @@ from dposcope.jobs.numbers import (
     Weight,
 )
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.settings import ChatSettings, MeasureSettings, Parts
+from dposcope.jobs.settings import ChatSettings, MeasureSettings
 from dposcope.options import Only, is_table
 from dposcope.protocols import Pairing, Split
 
