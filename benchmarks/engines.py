@@ -22,7 +22,7 @@ import torch
 from dposcope.data.prompts import load_split
 from dposcope.evaluation.sampled.agreement import agreement
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import bootstrap_mean, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_ratio
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold
 from dposcope.interventions.shipped import edit_file

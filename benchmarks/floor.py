@@ -23,7 +23,8 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.reading import read_object
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import bootstrap_mean, paired_difference, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference, paired_ratio
 from dposcope.model.bundled import BUNDLED
 from dposcope.shipping.gguf import fold_gguf
 from dposcope.shipping.ship import load_edit

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
 
 Scores = NDArray[np.float64]
 

@@ -14,7 +14,8 @@ import polars as pl
 
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.statistics import holm, paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
+from dposcope.evaluation.statistics.significance import holm
 from dposcope.jobs.measuring.measure import read_samples
 from dposcope.report.table import Column, Table
 

@@ -17,7 +17,7 @@ import polars as pl
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import NOTHING, SHARE
-from dposcope.evaluation.statistics import paired_difference, paired_share
+from dposcope.evaluation.statistics.comparisons import paired_difference, paired_share
 from dposcope.jobs.measuring.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 

@@ -23,7 +23,8 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import repetition
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.model.language_model import LanguageModel

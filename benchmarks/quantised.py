@@ -23,7 +23,7 @@ from dposcope.data.corpus import load_neutral
 from dposcope.data.prompts import load_split
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import bootstrap_mean, paired_difference, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference, paired_ratio
 from dposcope.interventions.shipped import shipped_edit
 from dposcope.model.generate import generate
 from dposcope.model.load import load_native

@@ -32,7 +32,8 @@ from dposcope.evaluation.sampled.continuations import continuation_losses, relev
 from dposcope.evaluation.sampled.phrases import distinct_pairs, risen_phrases
 from dposcope.evaluation.sampled.real_toxicity import RealToxicity, harmless, sample_texts
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo

@@ -14,7 +14,7 @@ import polars as pl
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.numbers import MEAN
-from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
 from dposcope.jobs.measuring.measure import read_samples
 from dposcope.report.table import Column, Table, frame_of
 

@@ -28,7 +28,8 @@ from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.repetition import distinct_n, repetition, word_grams
 from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_ratio
+from dposcope.evaluation.statistics.intervals import Estimate, Ratio
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.measuring.conditions import parse_condition
 from dposcope.model.generate import Sampling, generate

@@ -32,7 +32,8 @@ from dposcope.artefacts import write_text
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.evaluation.statistics import Difference, Estimate, Share, paired_difference, paired_share
+from dposcope.evaluation.statistics.comparisons import paired_difference, paired_share
+from dposcope.evaluation.statistics.intervals import Difference, Estimate, Share
 from dposcope.files import expanded
 from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo

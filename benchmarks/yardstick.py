@@ -31,7 +31,8 @@ from dposcope.evaluation.sampled.continuations import continuation_losses, relev
 from dposcope.evaluation.sampled.phrases import Phrase, distinct_pairs, risen_phrases
 from dposcope.evaluation.sampled.real_toxicity import RealToxicity, distinct_per_prompt, harmless, sample_texts
 from dposcope.evaluation.scorers import load_scorer
-from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.jobs.ingredients.prepared import Ingredients
 from dposcope.jobs.measuring.conditions import parse_condition
 from dposcope.model.generate import Continuation, generate

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dposcope.evaluation.repetition import repetition
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import Ratio, Share, paired_ratio, paired_share
+from dposcope.evaluation.statistics.comparisons import paired_ratio, paired_share
+from dposcope.evaluation.statistics.intervals import Ratio, Share
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_ratio
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.neurons.groups import Group, group_sets
 
 ALL = "all"

@@ -6,7 +6,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, SHARE
-from dposcope.evaluation.statistics import Estimate, columns_of
+from dposcope.evaluation.statistics.intervals import Estimate, columns_of
 from dposcope.report.figures import COLOURS, MARKERS, MUTED, house_style
 from dposcope.report.table import Column, Table
 from moved.parts import Scored

@@ -8,7 +8,7 @@ from benchmarks.rivals.placing import COSTS
 from benchmarks.rivals.sweep import Sweep
 from matplotlib.figure import Figure
 
-from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
 from dposcope.report.figures import COLOURS, MUTED, house_style
 
 _PALETTE = ("#d55e00", "#009e73", "#b0609a", "#e69f00", "#56b4e9", "#24292f", "#767d87")

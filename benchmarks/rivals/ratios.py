@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE
-from dposcope.evaluation.statistics import paired_difference, paired_ratio
+from dposcope.evaluation.statistics.comparisons import paired_difference, paired_ratio
 from dposcope.reading import read_object
 
 

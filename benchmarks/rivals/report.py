@@ -11,7 +11,8 @@ from benchmarks.rivals.placing import COSTS
 from benchmarks.rivals.sweep import Sweep, condition, values_of
 
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, Format
-from dposcope.evaluation.statistics import bootstrap_mean, columns_of, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.intervals import columns_of
 from dposcope.report.table import Column, Table, frame_of
 
 _SIDE_COST = 0.1

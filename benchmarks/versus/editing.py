@@ -8,7 +8,8 @@ import numpy as np
 from dposcope.evaluation.overlap import strict_pair
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.repetition import repetition, share_empty
-from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, bootstrap_ratio, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, bootstrap_ratio, paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.neurons.groups import Ranking
 from versus.bench import TRIM, Bench, masks, overlap
 from versus.measuring import f1_scores, toxicity_row

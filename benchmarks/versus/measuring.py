@@ -6,7 +6,7 @@ import numpy as np
 
 from dposcope.evaluation.overlap import REFERENCE_GOLD_TOKENS, TokenPair, reference_pair, strict_pair, token_f1
 from dposcope.evaluation.perplexity import WindowLosses, count_windows, window_losses
-from dposcope.evaluation.statistics import bootstrap_mean, bootstrap_ratio, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, bootstrap_ratio, paired_difference
 from dposcope.model.batches import encode
 from dposcope.model.generate import Continuation
 from versus.bench import Bench

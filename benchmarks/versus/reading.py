@@ -13,7 +13,7 @@ from dposcope.directions.features import residual_features
 from dposcope.directions.means import class_difference
 from dposcope.directions.probe import fit_rows
 from dposcope.directions.tokens import token_contrast
-from dposcope.evaluation.statistics import bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference
 from dposcope.model.batches import batches, encode
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import hooked, residual_site

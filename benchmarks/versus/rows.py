@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, MEAN, RATIO, Format
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio, value_of
+from dposcope.evaluation.statistics.intervals import Difference, Estimate, Ratio, value_of
 from dposcope.report.table import Column, Table
 
 Value = float | Estimate | Difference

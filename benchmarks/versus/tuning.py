@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dposcope.evaluation.statistics import bootstrap_mean, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_ratio
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import collect_means
 from dposcope.neurons.contributions import contributions

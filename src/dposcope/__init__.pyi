@@ -28,7 +28,7 @@ from .interventions.steer import Steer as Steer
 from .evaluation.scorers import load_scorer as load_scorer
 from .evaluation.conditions.materials import Materials as Materials
 from .evaluation.conditions.measure import measure as measure
-from .evaluation.statistics import paired_difference as paired_difference
+from .evaluation.statistics.comparisons import paired_difference as paired_difference
 
 # Ship: an ordinary checkpoint
 from .interventions.fold import fold as fold
@@ -73,14 +73,16 @@ from .evaluation.sampled.real_toxicity import (
 )
 from .evaluation.scorer import Scorer as Scorer, mean_of as mean_of
 from .evaluation.scorers import function_scorer as function_scorer
-from .evaluation.statistics import (
+from .evaluation.statistics.comparisons import (
+    bootstrap_mean as bootstrap_mean,
+    paired_ratio as paired_ratio,
+    paired_share as paired_share,
+)
+from .evaluation.statistics.intervals import (
     Difference as Difference,
     Estimate as Estimate,
     Ratio as Ratio,
     Share as Share,
-    bootstrap_mean as bootstrap_mean,
-    paired_ratio as paired_ratio,
-    paired_share as paired_share,
 )
 from .evaluation.trained_scorer import TrainedScorer as TrainedScorer
 from .interventions.ablate import Ablation as Ablation

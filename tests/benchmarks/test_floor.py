@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Scores
-from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.statistics.intervals import Estimate
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

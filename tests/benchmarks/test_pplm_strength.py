@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.reading import read_object
 from helpers.jobs import make_job, script
 

@@ -13,7 +13,7 @@ import torch
 
 from dposcope.directions.features import residual_features
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.least_squares import LeastSquares

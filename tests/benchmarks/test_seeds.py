@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.pairs.sampled import Pairer
 from helpers.families import tiny
 

@@ -13,7 +13,7 @@ import dposcope as ds
 from dposcope.artefacts import write_json
 from dposcope.data.prompts import load_prompts, split_prompts
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import Difference, Estimate, Share
+from dposcope.evaluation.statistics.intervals import Difference, Estimate, Share
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.model.generate import generate

@@ -34,7 +34,7 @@ from dposcope.evaluation.conditions.scores import Comparison, Scores, summarise
 from dposcope.evaluation.numbers import COUNT, MEAN
 from dposcope.evaluation.sampled.drawn import FLUENCY, MAXIMUM, PROBABILITY, SAMPLED, measure_name
 from dposcope.evaluation.sampled.phrases import Phrase
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.jobs.measuring.measure import scores_table
 from dposcope.report.sampled import sampled_table
 from dposcope.report.table import Column, Table

@@ -7,7 +7,7 @@ import pytest
 
 from dposcope.evaluation import bootstrap
 from dposcope.evaluation.bootstrap import Bootstrap
-from dposcope.evaluation.statistics import bootstrap_mean, paired_difference, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference, paired_ratio
 
 _RUNS = 1500
 """The standard error of a coverage of 0.95 is 0.006."""

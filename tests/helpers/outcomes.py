@@ -5,7 +5,7 @@ import numpy as np
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import Relevance
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 
 
 def difference(mean: float, low: float, high: float, n: int = 200) -> Difference:

@@ -6,7 +6,7 @@ from dposcope.data.masking import read_encoded
 from dposcope.directions.lens import Lens
 from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.sampled.phrases import Phrase
-from dposcope.evaluation.statistics import Estimate, Ratio
+from dposcope.evaluation.statistics.intervals import Estimate, Ratio
 from dposcope.report.edit.page import Condition, EditPage, GroupSize, Sample, SearchStep
 from helpers.outcomes import difference
 

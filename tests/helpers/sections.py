@@ -3,7 +3,7 @@
 import polars as pl
 
 from dposcope.evaluation.numbers import DIFFERENCE, FACT, MEAN
-from dposcope.evaluation.statistics import Difference, Estimate, columns_of
+from dposcope.evaluation.statistics.intervals import Difference, Estimate, columns_of
 from dposcope.report.edit.figures import group_bars
 from dposcope.report.edit.page import GroupSize
 from dposcope.report.figures import figure_svg

@@ -1,6 +1,6 @@
 """What the page of an explanation says beside its neurons, made by hand."""
 
-from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.report.browser.explained import ClaimView, Explained, TextList, TextPair
 from dposcope.report.edit.verdict import Finding
 from dposcope.report.figures import Row, figure_svg, interval_dots

@@ -8,7 +8,7 @@ import torch
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorers import function_scorer
-from dposcope.evaluation.statistics import bootstrap_mean, bootstrap_ratio, paired_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, bootstrap_ratio, paired_ratio
 from dposcope.model.chat.asking import Turn
 from dposcope.model.chat.prompts import with_chat
 from dposcope.pairs.checks import check_pairs, completion_logppl

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.report.browser.page import write_browser
 from dposcope.report.edit.page import Tradeoff, TriedEdit
 from dposcope.report.edit.render import write_report

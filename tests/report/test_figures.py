@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
 from dposcope.report.edit.page import GroupSize, SearchStep
 from dposcope.report.figures import (

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dposcope.evaluation.conditions.scores import Comparison, Scores
-from dposcope.evaluation.statistics import Difference, Estimate, Ratio
+from dposcope.evaluation.statistics.intervals import Difference, Estimate, Ratio
 from dposcope.report.figures import MOST_SERIES
 from dposcope.report.front import front_figure, named_spots, spots_of
 

@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from dposcope.data.masking import mask_offensive, read_encoded
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.numbers import COUNT, FACT, MEAN, P_VALUE, SHARE, TOKENS
-from dposcope.evaluation.statistics import Estimate, columns_of
+from dposcope.evaluation.statistics.intervals import Estimate, columns_of
 from dposcope.report.masked_text import ShownText
 from dposcope.report.table import Column, Table, frame_of, of_run, write_parquet
 

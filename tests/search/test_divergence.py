@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
 from dposcope.interventions.fold import folded
 from dposcope.interventions.gains import Gains
 from dposcope.search.divergence import Cost, NeutralText

@@ -10,7 +10,7 @@ import torch
 from dposcope.evaluation.repetition import distinct_n, repetition
 from dposcope.evaluation.sampled.continuations import relevance
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
 from dposcope.interventions.fold import in_effect
 from dposcope.interventions.gains import Gains
 from dposcope.model.generate import Continuation, generate

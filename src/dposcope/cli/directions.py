@@ -173,7 +173,7 @@ def _value_vector(lm: "LanguageModel", neuron: str) -> "Tensor":
 def _told(quality: dict[str, Any]) -> dict[str, Any]:
     """The quality of a probe for people: how many texts it was tried on stands beside the number."""
     from dposcope.evaluation.numbers import percent
-    from dposcope.evaluation.statistics import wilson
+    from dposcope.evaluation.statistics.comparisons import wilson
 
     if not quality:
         return {}

@@ -65,7 +65,7 @@ def dpo(
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import next_evaluate, say_checkpoint, say_pushed
     from dposcope.evaluation.numbers import fixed
-    from dposcope.evaluation.statistics import wilson
+    from dposcope.evaluation.statistics.comparisons import wilson
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.model.checks.layout_file import use_layout
     from dposcope.processes.group import Processes

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 
 TOLERANCE = 0.05
 """The search ends when the increase lies within this share below the bound."""

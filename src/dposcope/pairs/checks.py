@@ -13,7 +13,8 @@ from dposcope.data.short import short_repr
 from dposcope.data.token_ids import agreed, first_ids, is_short, settled, token_counts, token_ids
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import Estimate, Ratio, bootstrap_mean, bootstrap_ratio, paired_ratio, stored_fields
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, bootstrap_ratio, paired_ratio
+from dposcope.evaluation.statistics.intervals import Estimate, Ratio, stored_fields
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
 from dposcope.model.chat.asking import Prompt

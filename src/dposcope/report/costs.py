@@ -7,7 +7,7 @@ from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import NOTHING, RATIO, Format, percent
 from dposcope.evaluation.sampled.ideal import IDEAL
 from dposcope.evaluation.sampled.phrases import Phrase
-from dposcope.evaluation.statistics import columns_of
+from dposcope.evaluation.statistics.intervals import columns_of
 from dposcope.report.table import Column, Table, frame_of
 
 UNSHARED = "‡"

@@ -24,7 +24,7 @@ from matplotlib.text import Text
 
 from dposcope.artefacts import write_atomically, write_text
 from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.statistics import Estimate
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.foreign_text import visible
 from dposcope.report.table import csv_text
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import too_few
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.statistics import Difference, Ratio
+from dposcope.evaluation.statistics.intervals import Difference, Ratio
 from dposcope.report.figures import COLOURS, GROUND, MOST_SERIES, MUTED, RULE, house_style
 from dposcope.report.series import legend_name, series_styles
 

@@ -12,7 +12,7 @@ from dposcope.evaluation.sampled.drawn import (
     SAMPLED,
     measure_name,
 )
-from dposcope.evaluation.statistics import columns_of
+from dposcope.evaluation.statistics.intervals import columns_of
 from dposcope.report.costs import scorer_label
 from dposcope.report.table import Column, Table, frame_of
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.model.head.logits import transformed
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel

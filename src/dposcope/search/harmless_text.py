@@ -11,7 +11,8 @@ import numpy as np
 
 from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
-from dposcope.evaluation.statistics import Difference, paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.model.generate import Continuation
 from dposcope.model.language_model import LanguageModel
 

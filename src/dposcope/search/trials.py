@@ -17,7 +17,7 @@ from dposcope.evaluation.sampled.continuations import relevance
 from dposcope.evaluation.sampled.ideal import evenly, texts_read
 from dposcope.evaluation.sampled.phrases import risen_phrases
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import in_effect
 from dposcope.model.generate import Continuation, generate

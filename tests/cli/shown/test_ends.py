@@ -25,7 +25,8 @@ from dposcope.cli.shown.ends import (
     say_texts,
 )
 from dposcope.evaluation.conditions.scores import LEAST_BELOW_CHANCE, Scores
-from dposcope.evaluation.statistics import Difference, Estimate, wilson
+from dposcope.evaluation.statistics.comparisons import wilson
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.jobs.edit.settings import EditSettings
 from helpers.jobs import Job, command, make_job
 

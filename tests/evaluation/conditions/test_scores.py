@@ -9,7 +9,7 @@ import pytest
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Comparison, Scores, summarise
 from dposcope.evaluation.perplexity import WindowLosses
-from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from helpers.intervals import interval
 from helpers.outcomes import outcome
 

@@ -11,7 +11,7 @@ from dposcope.evaluation.perplexity import WindowLosses
 from dposcope.evaluation.sampled.drawn import Samples, measure_name, measure_samples
 from dposcope.evaluation.sampled.real_toxicity import sample_texts
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
 from dposcope.model.chat.prompts import with_chat
 from helpers.chats import PLAIN, with_template
 from helpers.families import TEXTS, tiny

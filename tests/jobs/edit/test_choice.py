@@ -7,7 +7,7 @@ import torch
 
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.perplexity import window_losses
-from dposcope.evaluation.statistics import paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
 from dposcope.interventions.group_gains import gains_of
 from dposcope.jobs.edit.choice import GAIN_SHARE, SEARCH_WINDOWS, choose_edit, default_edit
 from dposcope.jobs.edit.settings import EditSettings
@@ -119,7 +119,7 @@ def test_trials_read_the_windows_after_the_reported_ones_where_there_are_enough(
 
 
 def test_a_bound_that_nothing_meets_leaves_the_model_alone(choosing, monkeypatch):
-    from dposcope.evaluation.statistics import Difference
+    from dposcope.evaluation.statistics.intervals import Difference
 
     monkeypatch.setattr("dposcope.jobs.edit.choice.paired_difference", lambda *_a, **_o: Difference(1.0, 0.9, 1.1, 8))
     choice, _, _ = choosing(14)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.interventions.ablate import ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.statistics.intervals import Share
 from dposcope.jobs.explain.figures import (
     GROUP_COLOURS,
     GROUP_MARKERS,

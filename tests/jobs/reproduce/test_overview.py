@@ -11,7 +11,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import Comparison, Scores
 from dposcope.evaluation.numbers import MEAN, Format
 from dposcope.evaluation.sampled.phrases import Phrase
-from dposcope.evaluation.statistics import Estimate, Ratio
+from dposcope.evaluation.statistics.intervals import Estimate, Ratio
 from dposcope.jobs.explain.claims.claim import Claim, claims_table
 from dposcope.jobs.explain.patches import FOUR_GROUPS
 from dposcope.jobs.ownership import RUN, marked

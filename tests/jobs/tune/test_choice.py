@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dposcope.directions.direction import Direction
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.settings import DpoSettings

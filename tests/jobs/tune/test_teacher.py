@@ -10,7 +10,7 @@ import torch
 import dposcope as ds
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import window_losses
-from dposcope.evaluation.statistics import paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
 from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.run import open_run
 from dposcope.jobs.tune import teacher as teachers

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
 from dposcope.report.edit.render import render_page
 from dposcope.report.edit.tradeoff import HeldOut, tradeoff, tradeoff_svg, trial_line

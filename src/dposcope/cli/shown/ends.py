@@ -11,7 +11,7 @@ from dposcope.data.named import BUILTIN
 from dposcope.errors import plural
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.foreign_text import one_line
 from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.settings import MeasureSettings, Settings

@@ -17,19 +17,16 @@ from dposcope.evaluation.repetition import distinct_n
 from dposcope.evaluation.sampled.continuations import Relevance
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome
 from dposcope.evaluation.sampled.phrases import Phrase, StoredPhrase, distinct_pairs, risen_phrases
-from dposcope.evaluation.statistics import (
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean, bootstrap_ratio, paired_difference, paired_ratio
+from dposcope.evaluation.statistics.intervals import (
     Difference,
     Estimate,
     Ratio,
     StoredDifference,
     StoredEstimate,
     StoredRatio,
-    bootstrap_mean,
-    bootstrap_ratio,
-    holm,
-    paired_difference,
-    paired_ratio,
 )
+from dposcope.evaluation.statistics.significance import holm
 
 BASE = "none"
 """The condition without any intervention, which every other is compared with."""

@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses
-from dposcope.evaluation.statistics import Estimate, bootstrap_ratio
+from dposcope.evaluation.statistics.comparisons import bootstrap_ratio
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, by_row
 from dposcope.model.frames import prompted

@@ -18,7 +18,8 @@ from dposcope.evaluation.perplexity import StoredLosses, WindowLosses
 from dposcope.evaluation.sampled.continuations import continuation_losses
 from dposcope.evaluation.sampled.real_toxicity import TOXIC, RealToxicity, distinct_per_prompt
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import Difference, Estimate, bootstrap_ratio, paired_difference
+from dposcope.evaluation.statistics.comparisons import bootstrap_ratio, paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.model.chat.prompts import adds_special, encode_prompts, prompt_texts
 from dposcope.model.generate import Continuation, Progress
 from dposcope.model.language_model import LanguageModel

@@ -15,7 +15,8 @@ from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
-from dposcope.evaluation.statistics import Difference, StoredDifference, paired_difference, stored_fields
+from dposcope.evaluation.statistics.comparisons import paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, StoredDifference, stored_fields
 
 LENGTHS = (2, 3, 4)
 """Words of a phrase."""

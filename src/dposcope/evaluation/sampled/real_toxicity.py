@@ -13,7 +13,8 @@ from dposcope.data.short import short_repr
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
-from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.model.engine.served import Writer
 from dposcope.model.generate import Continuation, Progress, Sampling, check_written, generate
 from dposcope.model.language_model import LanguageModel

@@ -9,7 +9,8 @@ import numpy as np
 
 from dposcope.artefacts import value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, count_windows, longest_window, window_losses
-from dposcope.evaluation.statistics import Difference, paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.interventions.ablate import Ablation, ablate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.statistics.intervals import Share
 from dposcope.jobs.explain.claims.claim import Verdict
 from dposcope.protocols import Protocol
 

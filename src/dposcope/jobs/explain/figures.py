@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from dposcope.evaluation.numbers import fact, percent
-from dposcope.evaluation.statistics import Estimate, Share
+from dposcope.evaluation.statistics.intervals import Estimate, Share
 from dposcope.jobs.explain.tables.stability import varied
 from dposcope.neurons.agreement import Among, Labels
 from dposcope.neurons.contributions import Effect

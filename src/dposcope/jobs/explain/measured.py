@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.evaluation.statistics import (
-    Difference,
-    Ratio,
-    Share,
-    paired_difference,
-    paired_ratio,
-    paired_share,
-)
+from dposcope.evaluation.statistics.comparisons import paired_difference, paired_ratio, paired_share
+from dposcope.evaluation.statistics.intervals import Difference, Ratio, Share
 from dposcope.jobs.explain.conditions import ExplainCondition
 
 

@@ -9,7 +9,7 @@ import polars as pl
 from dposcope.directions.direction import Direction
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.statistics.intervals import Share
 from dposcope.jobs.dpo.training_record import TrainingRecord
 from dposcope.jobs.explain.claims.claim import SECTIONS, Claim, claims_table
 from dposcope.jobs.explain.claims.editing import editing_claims, shift_claims

@@ -15,7 +15,7 @@ from dposcope.evaluation.conditions.outcome import NO_SCORER, Outcome, StoredOut
 from dposcope.evaluation.conditions.scores import BASE, Scores, summarise
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO
 from dposcope.evaluation.sampled.ideal import IDEAL, IdealOutcome, StoredIdealOutcome, measure_ideal
-from dposcope.evaluation.statistics import columns_of
+from dposcope.evaluation.statistics.intervals import columns_of
 from dposcope.jobs.ingredients.job import Job
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.checks.identity import identity

@@ -10,7 +10,7 @@ import polars as pl
 from dposcope.data.concept import TOXICITY
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, SHARE, count
-from dposcope.evaluation.statistics import columns_of
+from dposcope.evaluation.statistics.intervals import columns_of
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.facts import ClaimFacts
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS

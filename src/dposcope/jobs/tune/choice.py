@@ -12,7 +12,8 @@ import numpy as np
 
 from dposcope.artefacts import text_digest, value_digest, value_files, write_json
 from dposcope.evaluation.perplexity import WindowLosses, longest_window, window_losses
-from dposcope.evaluation.statistics import Difference, Estimate, paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import in_effect
 from dposcope.jobs.dpo.training_record import TrainingRecord

@@ -13,7 +13,8 @@ from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import fact, fixed, signed
 from dposcope.evaluation.scorer import Scorer
-from dposcope.evaluation.statistics import Estimate, bootstrap_mean
+from dposcope.evaluation.statistics.comparisons import bootstrap_mean
+from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.interventions.origin import Control, warning
 from dposcope.jobs.edit.report import BUILT_IN_NOTE, conditions_of, evenly_spaced

@@ -11,7 +11,8 @@ import numpy as np
 
 from dposcope.artefacts import text_digest
 from dposcope.evaluation.perplexity import longest_window, window_losses, window_of
-from dposcope.evaluation.statistics import Difference, paired_difference
+from dposcope.evaluation.statistics.comparisons import paired_difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.run import Run
 from dposcope.jobs.strength import StrengthSearch, overflow, search_strength

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from dposcope.directions.lens import Lens
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.scores import BASE, Scores
-from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 
 Role = Literal["base", "edit", "part", "control", "paper", "limit"]
 

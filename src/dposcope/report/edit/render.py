@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from dposcope.artefacts import write_text
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, NOTHING, RATIO, fixed, signed
-from dposcope.evaluation.statistics import Difference
+from dposcope.evaluation.statistics.intervals import Difference
 from dposcope.report.costs import UNSHARED, UNSHARED_NOTE, costs_table
 from dposcope.report.edit.figures import change_scatter, group_bars, strength_curve
 from dposcope.report.edit.page import Condition, EditPage, Role, Sample, Tradeoff

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dposcope.evaluation.numbers import fixed, signed
-from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.report.edit.page import Tradeoff, TriedEdit
 from dposcope.report.figures import COLOURS, MARKERS, MUTED, figure_svg, house_style
 from dposcope.report.series import series_styles

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import between, exact, fixed, signed
-from dposcope.evaluation.statistics import Difference, Estimate
+from dposcope.evaluation.statistics.intervals import Difference, Estimate
 from dposcope.report.edit.page import Condition, EditPage, Role
 from dposcope.report.glossary import sentence_case
 

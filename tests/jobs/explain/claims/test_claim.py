@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from dposcope.evaluation.statistics import Difference, Ratio, Share
+from dposcope.evaluation.statistics.intervals import Difference, Ratio, Share
 from dposcope.jobs.explain.claims.claim import above, below, claim, claim_on, claims_table, within
 
 KINDS = (Difference, Ratio, Share)

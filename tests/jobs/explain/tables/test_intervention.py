@@ -6,7 +6,7 @@ import pytest
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import summarise
 from dposcope.evaluation.sampled.ideal import IdealOutcome
-from dposcope.evaluation.statistics import Share
+from dposcope.evaluation.statistics.intervals import Share
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.tables.intervention import (
     best_edit,

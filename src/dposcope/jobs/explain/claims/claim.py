@@ -15,7 +15,7 @@ import polars as pl
 
 from dposcope.errors import plural
 from dposcope.evaluation.numbers import fixed
-from dposcope.evaluation.statistics import Difference, Ratio, Share, value_of
+from dposcope.evaluation.statistics.intervals import Difference, Ratio, Share, value_of
 from dposcope.report.table import Column, Table
 
 TURNS = "depends on the direction"

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 from dposcope.evaluation.numbers import MEAN, SHARE, count, fact, fixed, percent
-from dposcope.evaluation.statistics import wilson
+from dposcope.evaluation.statistics.comparisons import wilson
 from dposcope.jobs.explain.claims.claim import Claim, claim
 from dposcope.jobs.explain.explanation import Explanation
 from dposcope.jobs.explain.tables.neuron import COSINE, FINE_SHARE, POINTS, with_interval

@@ -12,7 +12,8 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import Scores
 from dposcope.evaluation.numbers import COUNT, DIFFERENCE, SHARE, Format
-from dposcope.evaluation.statistics import Share, columns_of, paired_share
+from dposcope.evaluation.statistics.comparisons import paired_share
+from dposcope.evaluation.statistics.intervals import Share, columns_of
 from dposcope.interventions.paired.mediation import MediationShares
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.interchange.carriers import RANKINGS, Carriers

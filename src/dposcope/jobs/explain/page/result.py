@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.evaluation.numbers import fixed, percent, signed
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.statistics import Difference, Share
+from dposcope.evaluation.statistics.intervals import Difference, Share
 from dposcope.jobs.explain.conditions import TUNED
 from dposcope.jobs.explain.patches import FOUR_GROUPS, RANDOM_BY_BLOCK, TOXIC_TOKENS
 from dposcope.jobs.explain.results import Results

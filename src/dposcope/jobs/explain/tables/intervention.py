@@ -13,7 +13,8 @@ from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE, Scores
 from dposcope.evaluation.numbers import COUNT, MEAN, RATIO, SHARE, Format, count
 from dposcope.evaluation.sampled.ideal import IDEAL
-from dposcope.evaluation.statistics import Share, columns_of, paired_share
+from dposcope.evaluation.statistics.comparisons import paired_share
+from dposcope.evaluation.statistics.intervals import Share, columns_of
 from dposcope.jobs.explain.conditions import TUNED, ExplainCondition
 from dposcope.report.costs import UNSHARED, cost_columns, cost_notes, cost_values, scorer_label
 from dposcope.report.table import Column, Table, frame_of

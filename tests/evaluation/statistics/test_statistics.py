@@ -10,20 +10,15 @@ from scipy.stats import norm, t, ttest_1samp
 
 from dposcope.errors import DposcopeError
 from dposcope.evaluation import bootstrap
-from dposcope.evaluation.statistics import (
-    Difference,
-    Estimate,
-    Ratio,
-    Share,
+from dposcope.evaluation.statistics.comparisons import (
     bootstrap_mean,
     bootstrap_ratio,
-    columns_of,
-    holm,
     paired_difference,
     paired_ratio,
     paired_share,
-    sign_flip_p,
 )
+from dposcope.evaluation.statistics.intervals import Difference, Estimate, Ratio, Share, columns_of
+from dposcope.evaluation.statistics.significance import holm, sign_flip_p
 
 
 def sample(n=37, seed=3):
