@@ -65,7 +65,7 @@ def work(arguments: argparse.Namespace) -> None:
     from dposcope.cli.machine.allocator import GivingBack, keep_freed_memory
     from dposcope.jobs.dpo.job import run_dpo
     from dposcope.jobs.dpo.settings import DpoSettings
-    from dposcope.jobs.run import Quiet
+    from dposcope.jobs.reporter import Quiet
 
     if arguments.worker != "plain" and not keep_freed_memory():
         sys.exit("this allocator is not glibc's, or was set by an environment variable")

@@ -39,7 +39,9 @@ from dposcope.interventions.shipped import edit_file
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.teacher import load_teacher
-from dposcope.jobs.run import CHECKPOINT, Quiet, RunPolicy
+from dposcope.jobs.finished import CHECKPOINT
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import RunPolicy
 from dposcope.model.generate import Continuation, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.harmless import HarmlessTexts, write_harmless

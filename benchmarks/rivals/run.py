@@ -21,7 +21,9 @@ from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
 from dposcope.jobs.measuring.measure import measure_condition
-from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.opening import open_run
+from dposcope.jobs.reporter import Quiet, Reporter
+from dposcope.jobs.run import RunPolicy
 from dposcope.jobs.tune.search import neutral_moments
 from dposcope.model.load import load_native
 from dposcope.report.figures import save_figure

@@ -21,7 +21,8 @@ from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import prepare
-from dposcope.jobs.run import Quiet, open_run
+from dposcope.jobs.opening import open_run
+from dposcope.jobs.reporter import Quiet
 from dposcope.jobs.tune.search import neutral_moments
 from dposcope.model.load import load
 from helpers.families import (

@@ -482,7 +482,7 @@ def test_another_command_in_the_folder_is_refused(job, done, capsys):
 
 
 def test_a_second_process_in_the_folder_is_refused(job, tmp_path, capsys):
-    from dposcope.jobs.run import open_run
+    from dposcope.jobs.opening import open_run
 
     with open_run(tmp_path / "out", "edit", {}):
         told = command(capsys, "edit", job.model, "--out", tmp_path / "out", *job.flags())

@@ -24,10 +24,10 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.reporter import Quiet
 from dposcope.jobs.reproduce.plan import plan
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.run import Quiet
 from dposcope.jobs.tune.settings import LearningTexts, TuneSettings
 from dposcope.model.batches import encode
 from dposcope.model.chat.prompts import asked_how, with_chat

@@ -14,7 +14,7 @@ from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.origin import Fingerprints, asked_otherwise, check_architecture, comes_together, foreign_edits
-from dposcope.jobs.run import Quiet
+from dposcope.jobs.reporter import Quiet
 from dposcope.model.chat.prompts import asked_how, with_chat
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import load

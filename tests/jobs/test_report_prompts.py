@@ -18,10 +18,10 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients import data as data_read
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.reporter import Quiet
 from dposcope.jobs.reproduce.job import run_reproduce
 from dposcope.jobs.reproduce.preset import Preset, StudyPreset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.run import Quiet
 from dposcope.jobs.tune.job import run_tune
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.generate import generate

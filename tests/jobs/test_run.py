@@ -23,7 +23,9 @@ from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.finished import is_finished
-from dposcope.jobs.run import Quiet, RunPolicy, open_run
+from dposcope.jobs.opening import open_run
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import RunPolicy
 from dposcope.reading import read_object
 from helpers.jobs import Job, contents, crashes, make_job, process, write_csv, write_jsonl
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from dposcope.errors import DposcopeError
 from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
-from dposcope.jobs.run import Quiet
+from dposcope.jobs.reporter import Quiet
 from dposcope.processes.group import Processes
 from dposcope.training.objective import Objective
 from dposcope.training.schedule import Schedule

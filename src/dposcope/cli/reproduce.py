@@ -65,9 +65,9 @@ def reproduce(
     chosen = load_preset(preset)
     if dry_run:
         from dposcope.jobs.estimate.machine import Machine
+        from dposcope.jobs.opening import check_folder
         from dposcope.jobs.reproduce.checks import check_steps, read_here
         from dposcope.jobs.reproduce.estimate import estimate_plan, plan_table
-        from dposcope.jobs.run import check_folder
 
         steps = plan_reproduction(models, out, chosen, settings, raw=raw)
         check_folder(out, "reproduce")

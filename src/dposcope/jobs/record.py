@@ -83,3 +83,13 @@ class Record:
 
     def _has(self, wanted: Path) -> bool:
         return any(Path(name).is_relative_to(wanted) for name in self.files)
+
+
+def records_of(folder: Path) -> dict[str, Record]:
+    """Stage → its record, of all stages that a run has finished.
+
+    Args:
+        folder: of the run.
+    """
+    found = {path.stem: Record.read(path) for path in sorted((folder / "stages").glob("*.json"))}
+    return {name: record for name, record in found.items() if record is not None}

@@ -9,28 +9,23 @@ gives.
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from dposcope.artefacts import check_path, library_versions, text_digest, value_files, write_atomically, write_json
+from dposcope.artefacts import library_versions, text_digest, value_files, write_atomically, write_json
 from dposcope.durable import flush
 from dposcope.errors import DposcopeError
-from dposcope.jobs.finished import ABOUT, CHECKPOINT, About, Finished, other_setting, own_files, plain
-from dposcope.jobs.named_files import code_digest, named_files
-from dposcope.jobs.ownership import refuse_foreign_folder
-from dposcope.jobs.prompts_read import PromptSet, prompts_among, prompts_told
-from dposcope.jobs.record import OTHER_INPUTS, Record
+from dposcope.jobs.finished import ABOUT, About
+from dposcope.jobs.prompts_read import PromptSet, prompts_among
+from dposcope.jobs.record import OTHER_INPUTS, Record, records_of
+from dposcope.jobs.reporter import Quiet, Reporter
 from dposcope.marks import FileMark, marks
 from dposcope.reading import read_json
-
-__all__ = ["CHECKPOINT", "Quiet", "Reporter", "Run", "RunPolicy", "SavedValue", "check_folder", "lenders", "open_run"]
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -50,56 +45,6 @@ class SavedValue(Protocol):
 
 
 V = TypeVar("V", bound=SavedValue)
-
-
-class Reporter(Protocol):
-    """Tells a person how far a run is."""
-
-    def stage(self, title: str) -> None:
-        """A stage begins."""
-        ...
-
-    def reused(self, title: str) -> None:
-        """A stage was done before and is loaded."""
-        ...
-
-    def progress(self, done: int, total: int) -> None:
-        """Steps within the current stage."""
-        ...
-
-    def ahead(self, stages: int) -> None:
-        """So many stages of about the same length are ahead, the next one among them."""
-        ...
-
-    def step(self, line: str) -> None:
-        """A long step begins, with how much is left."""
-        ...
-
-    def note(self, line: str) -> None:
-        """Something that a person should know, who wants no progress, too."""
-        ...
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def stage(self, title: str) -> None:
-        """Nothing."""
-
-    def reused(self, title: str) -> None:
-        """Nothing."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def ahead(self, stages: int) -> None:
-        """Nothing."""
-
-    def step(self, line: str) -> None:
-        """Nothing."""
-
-    def note(self, line: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +232,7 @@ class Run:
 
     def seconds(self) -> dict[str, float]:
         """How long each stage took when it was made."""
-        return {name: record.seconds for name, record in _records(self.folder).items()}
+        return {name: record.seconds for name, record in records_of(self.folder).items()}
 
     def _record(self, name: str) -> Path:
         return self.folder / "stages" / f"{name}.json"
@@ -296,7 +241,7 @@ class Run:
         write_json(self._record(name), record.to_json())
         about = About.read(self.folder)
         if about is not None and about.versions != record.versions:
-            _tell_versions(self.folder, about)
+            tell_versions(self.folder, about)
 
     def _copied(self, other: Path, name: str, *, inputs: str, revision: int, files: Sequence[Path]) -> bool:
         """Whether a stage could be taken from another run's folder, files first and its record last."""
@@ -318,20 +263,6 @@ class Run:
         return True
 
 
-def _records(folder: Path) -> dict[str, Record]:
-    found = {path.stem: Record.read(path) for path in sorted((folder / "stages").glob("*.json"))}
-    return {name: record for name, record in found.items() if record is not None}
-
-
-def _tell_versions(folder: Path, about: About) -> None:
-    """`run.json` names the libraries that made what is there: where stages differ, all of them."""
-    made_by = [record.versions for record in _records(folder).values()]
-    names = dict.fromkeys(name for one in made_by for name in one)
-    versions = {name: ", ".join(sorted({one[name] for one in made_by if name in one})) for name in names}
-    if versions and about.versions != versions:
-        write_json(folder / ABOUT, replace(about, versions=versions).to_json())
-
-
 def lenders(places: Sequence[Path]) -> tuple[Path, ...]:
     """Folders of runs, at or below some places, whose stages another run may take.
 
@@ -347,155 +278,10 @@ def lenders(places: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-@contextmanager
-def open_run(
-    folder: Path,
-    command: str,
-    settings: Mapping[str, Any],
-    *,
-    free: Mapping[str, Any] | None = None,
-    prompts: Mapping[str, PromptSet] | None = None,
-    reporter: Reporter | None = None,
-    policy: RunPolicy = RunPolicy(),
-) -> Generator[Run]:
-    """Open a run's folder, or make it; one process at a time.
-
-    Args:
-        folder: `--out`.
-        command: `edit`, `evaluate`, …
-        settings: what decides the results and may be no other in one folder, JSON-able.
-        free: further settings, with other ones of which the run may be started again.
-        prompts: purpose → prompts that the run reads, for `run.json` to count.
-        reporter: told of stages and steps.
-        policy: what to do about what is there already.
-
-    Raises:
-        DposcopeError: the folder holds something else, another run's results, or is in use. One that is raised within,
-            before anything was done, takes the new folder with it.
-    """
-    wanted, others = plain(settings), plain(free or {})
-    if policy.join:
-        joined = About.read(folder)
-        if joined is None:
-            raise DposcopeError(f"{folder} holds no run to join; start it first, without --join")
-        _check_settings(folder, joined, command, wanted)
-        yield Run(folder, settings, reporter or Quiet(), policy)
-        return
-    check_folder(folder, command)
-    try:
-        made = _made(folder)
-        empty = made or not any(folder.iterdir())
-    except OSError as error:
-        raise DposcopeError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise DposcopeError(f"another process is working in {folder}; wait for it, or choose another --out") from error
-    except OSError as error:
-        raise DposcopeError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
-    try:
-        _clear_scraps(folder)
-        before = About.read(folder)
-        told = About(command, wanted, others, library_versions())
-        if before is not None and _begun(folder):
-            if not policy.adopt:
-                _check_settings(folder, before, command, wanted)
-            _of_command(folder, before, command)
-            told = replace(told, versions=before.versions)  # of what is there
-        if before != told:
-            write_json(folder / ABOUT, told.to_json())
-        _tell_versions(folder, told)  # a process may have been killed between a record and this
-        read = named_files({**wanted, **others})
-        try:
-            yield Run(folder, settings, reporter or Quiet(), policy, prompts=prompts)
-        except DposcopeError:
-            if empty:
-                _forget(folder, made=made)
-            raise
-        _finish(folder, read, prompts or {})
-    finally:
-        lock.release()
-
-
-def _finish(folder: Path, read: Mapping[str, str], prompts: Mapping[str, PromptSet]) -> None:
-    """`run.json` says that the run is finished, what it left, and what read its prompts."""
-    about = About.read(folder)
-    if about is None:  # somebody removed the folder meanwhile
-        return
-    records = _records(folder)
-    recorded = {file for record in records.values() for file in record.files}
-    end = Finished.of(folder, own_files(folder, but=recorded), read=read, code=code_digest())
-    counted = prompts_told(prompts, records) if prompts else None
-    write_json(folder / ABOUT, replace(about, prompts=counted, finished=end).to_json())
-
-
-def check_folder(folder: Path, command: str) -> None:
-    """Refuse a folder that can be none of this command's, without touching it.
-
-    Raises:
-        DposcopeError: it is a file, holds something else, or another command's run.
-    """
-    check_path(folder)
-    refuse_foreign_folder(folder)
-    about = About.read(folder)
-    if about is not None and _begun(folder):
-        _of_command(folder, about, command)
-
-
-def _begun(folder: Path) -> bool:
-    # A reproduction has no stages of its own, and a plan from its first step on.
-    return any((folder / "stages").glob("*.json")) or (folder / "plan.json").exists()
-
-
-def _made(folder: Path) -> bool:
-    """Make a folder; whether it was not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
-
-
-def _forget(folder: Path, *, made: bool) -> None:
-    """Remove what a run left that was refused before it did anything, such as for a model that is not there.
-
-    Args:
-        folder: of the run.
-        made: by it, so that the folder goes, too.
-    """
-    with suppress(OSError):  # it may be gone: what is told is why the run was refused
-        if {file.name for file in folder.iterdir()} == {ABOUT, ".lock"}:
-            for name in (ABOUT, ".lock"):
-                (folder / name).unlink()
-            if made:
-                folder.rmdir()
-
-
-def _of_command(folder: Path, found: About, command: str) -> None:
-    if found.command != command:
-        raise DposcopeError(f"{folder} holds a run of '{found.command}'; choose another --out, or delete that folder")
-
-
-def _clear_scraps(folder: Path) -> None:
-    """Remove what a killed process left half-written; whoever holds the lock is the only writer."""
-    for scrap in [*folder.glob(".*.part"), *folder.glob("*/.*.part"), *folder.glob(f".{CHECKPOINT}-*")]:
-        if scrap.is_dir():
-            shutil.rmtree(scrap, ignore_errors=True)
-        else:
-            scrap.unlink(missing_ok=True)
-
-
-def _check_settings(folder: Path, found: About, command: str, wanted: Mapping[str, Any]) -> None:
-    """Refuse settings that are not those of the run that is there.
-
-    Raises:
-        DposcopeError: they are others, or it is a run of another command.
-    """
-    _of_command(folder, found, command)
-    other = other_setting(found.settings, wanted)
-    if other is not None:
-        raise DposcopeError(
-            f"{folder} holds another run's results ({other}); choose another --out, or delete that folder"
-        )
+def tell_versions(folder: Path, about: About) -> None:
+    """`run.json` names the libraries that made what is there: where stages differ, all of them."""
+    made_by = [record.versions for record in records_of(folder).values()]
+    names = dict.fromkeys(name for one in made_by for name in one)
+    versions = {name: ", ".join(sorted({one[name] for one in made_by if name in one})) for name in names}
+    if versions and about.versions != versions:
+        write_json(folder / ABOUT, replace(about, versions=versions).to_json())

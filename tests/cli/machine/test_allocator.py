@@ -8,7 +8,7 @@ import pytest
 
 from dposcope.cli.machine import allocator
 from dposcope.cli.machine.allocator import GivingBack
-from dposcope.jobs.run import Quiet
+from dposcope.jobs.reporter import Quiet
 
 _TOUCHES = """
 import ctypes, resource, sys

@@ -25,7 +25,8 @@ from dposcope.jobs.dpo.job import DpoRun, run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.training_record import TrainingRecord, tuned_card
 from dposcope.jobs.estimate.dpo import dpo_work
-from dposcope.jobs.run import Quiet, RunPolicy
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import RunPolicy
 from dposcope.model.load import load
 from dposcope.pairs.pairs import Dropped, Pair, Pairs, write_pairs
 from dposcope.training import trainable

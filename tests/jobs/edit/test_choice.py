@@ -14,7 +14,7 @@ from dposcope.jobs.edit.settings import EditSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job as StudyJob
 from dposcope.jobs.ingredients.prepared import Ingredients
-from dposcope.jobs.run import open_run
+from dposcope.jobs.opening import open_run
 from dposcope.model.load import load
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import select_fraction

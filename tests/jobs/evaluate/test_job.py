@@ -29,7 +29,8 @@ from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients import job as job_at_work
 from dposcope.jobs.ingredients.data import read_data
-from dposcope.jobs.run import Quiet, RunPolicy, lenders
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import RunPolicy, lenders
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from helpers.adapters import lora, write_adapter

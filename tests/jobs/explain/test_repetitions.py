@@ -11,7 +11,7 @@ from dposcope.jobs.explain.repetitions import fitted_comments, other_kinds, prom
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job as StudyJob
-from dposcope.jobs.run import open_run
+from dposcope.jobs.opening import open_run
 from dposcope.model.load import load
 from helpers.jobs import make_job
 

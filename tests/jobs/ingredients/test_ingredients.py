@@ -14,7 +14,7 @@ from dposcope.jobs.ingredients.data import read_comments, read_data
 from dposcope.jobs.ingredients.direction import make_direction
 from dposcope.jobs.ingredients.job import Job as StudyJob
 from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
-from dposcope.jobs.run import open_run
+from dposcope.jobs.opening import open_run
 from dposcope.model.checks.identity import identity
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means

@@ -11,7 +11,7 @@ from dposcope.interventions.gains import Gains
 from dposcope.jobs.evaluate.job import run_evaluate
 from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.measuring.engine import Servers
-from dposcope.jobs.run import Quiet
+from dposcope.jobs.reporter import Quiet
 from dposcope.model.load import load
 from helpers.completions import Manners, refused, writing
 from helpers.endpoints import serving

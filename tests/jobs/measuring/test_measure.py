@@ -19,7 +19,9 @@ from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job as StudyJob
 from dposcope.jobs.measuring.measure import file_name, measure_condition, write_scores
-from dposcope.jobs.run import Quiet, Run, open_run
+from dposcope.jobs.opening import open_run
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import Run
 from dposcope.model.load import load
 from helpers.families import random_gains
 from helpers.jobs import make_job, softness

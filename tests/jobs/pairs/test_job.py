@@ -27,7 +27,8 @@ from dposcope.jobs.ingredients.data import read_comments
 from dposcope.jobs.pairs import parts as pair_parts
 from dposcope.jobs.pairs.job import read_source, run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
-from dposcope.jobs.run import Quiet, RunPolicy
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import RunPolicy
 from dposcope.model.generate import generate
 from dposcope.model.load import load
 from dposcope.pairs.checks import check_pairs

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.pairs import parts
 from dposcope.jobs.pairs.parts import Part, make_parts
-from dposcope.jobs.run import open_run
 from dposcope.pairs.pairs import Pair
 from dposcope.pairs.sampled import ScoredPair
 

@@ -19,12 +19,13 @@ from dposcope.errors import DposcopeError
 from dposcope.jobs.estimate.explain import interchanged_rows, measured_rows
 from dposcope.jobs.explain.claims.claim import VERDICTS
 from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.record import Record
+from dposcope.jobs.reporter import Quiet
 from dposcope.jobs.reproduce.job import run_reproduce
 from dposcope.jobs.reproduce.plan import plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.run import Quiet, open_run
 from dposcope.reading import read_json, read_object
 from dposcope.report.table import StoredTable, Table
 from helpers.jobs import blank, command, contents

@@ -13,13 +13,14 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.explain.job import described as explain_described
 from dposcope.jobs.finished import Finished
 from dposcope.jobs.named_files import named_files
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.pairs.job import _CODE, KIND
 from dposcope.jobs.pairs.job import described as pairs_described
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.reproduce.plan import model_folder, plan_reproduction
 from dposcope.jobs.reproduce.preset import load_preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
-from dposcope.jobs.run import RunPolicy, open_run
+from dposcope.jobs.run import RunPolicy
 from dposcope.marks import marks
 from dposcope.pairs.checks import PairStatistics
 

@@ -14,7 +14,8 @@ from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.ingredients.job import Job
-from dposcope.jobs.run import Quiet, Run
+from dposcope.jobs.reporter import Quiet
+from dposcope.jobs.run import Run
 from dposcope.jobs.tune import report as tune_report
 from dposcope.jobs.tune.choice import ChosenEdit, choose
 from dposcope.jobs.tune.job import _bounds

@@ -19,8 +19,9 @@ from dposcope.evaluation.scorers import load_scorer
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.ingredients.job import Job as AtWork
 from dposcope.jobs.ingredients.prepared import prepare
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.pairs.job import harmless_file
-from dposcope.jobs.run import RunPolicy, open_run
+from dposcope.jobs.run import RunPolicy
 from dposcope.jobs.tune import job as tune_job
 from dposcope.jobs.tune import learning as tune_learning
 from dposcope.jobs.tune.job import TuneRun, _bounds, _described, _search_scorer, join_tune, read_inputs, run_tune

@@ -12,7 +12,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import window_losses
 from dposcope.evaluation.statistics.comparisons import paired_difference
 from dposcope.jobs.evaluate.settings import EvaluateSettings
-from dposcope.jobs.run import open_run
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.tune import teacher as teachers
 from dposcope.jobs.tune.teacher import allowed_strength, load_teacher
 from helpers.families import bits, tiny

@@ -14,7 +14,6 @@ from typing_extensions import TypedDict
 
 from dposcope.evaluation.numbers import DIFFERENCE, MEAN, RATIO, SHARE, Format, fixed, too_few
 
-
 LEVEL = 0.05
 """A test of one difference rejects at this p-value and below."""
 

@@ -24,10 +24,12 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.dpo.setup import Base, KlTexts, differing, load_base, load_start, material_of
 from dposcope.jobs.dpo.teacher import load_teacher
 from dposcope.jobs.dpo.training_record import TrainedPairs, TrainingRecord, tuned_card
+from dposcope.jobs.finished import CHECKPOINT
 from dposcope.jobs.origin import foreign_edits
 from dposcope.jobs.processes.shared_run import open_shared_run
 from dposcope.jobs.record import deciding_versions
-from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, Run, RunPolicy
+from dposcope.jobs.reporter import Quiet, Reporter
+from dposcope.jobs.run import Run, RunPolicy
 from dposcope.model.chat.prompts import asked_how
 from dposcope.model.checks.identity import identity
 from dposcope.model.devices.copies import convert_

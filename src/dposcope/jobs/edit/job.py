@@ -18,13 +18,14 @@ from dposcope.interventions.shipped import edit_file, shipped_edit, shipped_edit
 from dposcope.jobs.edit.choice import choose_edit
 from dposcope.jobs.edit.report import LEARNED, write_edit_report
 from dposcope.jobs.edit.settings import EditSettings
+from dposcope.jobs.finished import CHECKPOINT
 from dposcope.jobs.ingredients.data import Data, read_data
 from dposcope.jobs.ingredients.job import Job
 from dposcope.jobs.ingredients.prepared import prepare, prepare_judge
 from dposcope.jobs.measuring.ideal import with_ideal
 from dposcope.jobs.measuring.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
-from dposcope.jobs.run import CHECKPOINT, Reporter
+from dposcope.jobs.reporter import Reporter
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.groups import select_fraction
 from dposcope.neurons.sets import NeuronSet

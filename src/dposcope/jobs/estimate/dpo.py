@@ -20,8 +20,8 @@ from dposcope.jobs.estimate.machine import GIB
 from dposcope.jobs.estimate.measuring import checkpoint, loading
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import READING, TRAINING, Less, Memory, Passes, Running, Stage, Texts, Work
+from dposcope.jobs.opening import check_folder
 from dposcope.jobs.origin import check_architecture
-from dposcope.jobs.run import check_folder
 from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
 from dposcope.training.batches.reading import fits_one_row

@@ -24,7 +24,7 @@ from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Stage, Texts, Work
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import check_fits
-from dposcope.jobs.run import check_folder
+from dposcope.jobs.opening import check_folder
 
 TRIALS = 6
 """Strengths that a search tries, about; at most twelve."""

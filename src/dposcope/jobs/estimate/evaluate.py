@@ -21,7 +21,7 @@ from dposcope.jobs.evaluate.job import read_asked
 from dposcope.jobs.evaluate.settings import EvaluateSettings
 from dposcope.jobs.ingredients.job import check_fits
 from dposcope.jobs.measuring.conditions import ConditionSpec, check_conditions
-from dposcope.jobs.run import check_folder
+from dposcope.jobs.opening import check_folder
 from dposcope.model.load import check_source
 
 

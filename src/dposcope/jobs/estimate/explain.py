@@ -37,8 +37,8 @@ from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.explain.tuned_side import TunedSide
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import check_fits
+from dposcope.jobs.opening import check_folder
 from dposcope.jobs.origin import check_architecture
-from dposcope.jobs.run import check_folder
 from dposcope.model.adapter import is_adapter
 from dposcope.model.load import check_source, device_of
 

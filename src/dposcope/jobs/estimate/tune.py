@@ -27,7 +27,7 @@ from dposcope.jobs.estimate.pairs import pairs_stages
 from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Passes, Running, Stage, Texts, Work
 from dposcope.jobs.ingredients.job import check_fits
-from dposcope.jobs.run import check_folder
+from dposcope.jobs.opening import check_folder
 from dposcope.jobs.tune.choice import READINGS, WINDOWS
 from dposcope.jobs.tune.job import check_teacher, read_inputs
 from dposcope.jobs.tune.learning import TRAINED

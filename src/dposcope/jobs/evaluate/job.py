@@ -19,7 +19,8 @@ from dposcope.jobs.measuring.ideal import with_ideal
 from dposcope.jobs.measuring.measure import measure_condition, scores_table, write_scores
 from dposcope.jobs.origin import foreign_edits
 from dposcope.jobs.processes.shared_run import open_shared_run
-from dposcope.jobs.run import Reporter, RunPolicy
+from dposcope.jobs.reporter import Reporter
+from dposcope.jobs.run import RunPolicy
 from dposcope.model.chat.prompts import asked_like
 from dposcope.model.load import load_native
 from dposcope.neurons.sets import NeuronSet

@@ -46,7 +46,8 @@ from dposcope.jobs.ingredients.prepared import Ingredients, means_stage, prepare
 from dposcope.jobs.measuring.ideal import with_ideal
 from dposcope.jobs.measuring.measure import Condition, measure_all, write_scores
 from dposcope.jobs.processes.shared_run import open_shared_run
-from dposcope.jobs.run import Quiet, Reporter, RunPolicy
+from dposcope.jobs.reporter import Quiet, Reporter
+from dposcope.jobs.run import RunPolicy
 from dposcope.model.chat.prompts import asked_by
 from dposcope.model.checks.identity import identity
 from dposcope.model.devices.spread import is_spread_over

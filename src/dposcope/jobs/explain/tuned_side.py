@@ -11,8 +11,8 @@ from dposcope.interventions.edited import EditedModel
 from dposcope.interventions.tuned import edit_stem
 from dposcope.interventions.weights import OtherWeights
 from dposcope.jobs.dpo.training_record import TrainingRecord
+from dposcope.jobs.finished import CHECKPOINT
 from dposcope.jobs.origin import Fingerprints, asked_otherwise, comes_together
-from dposcope.jobs.run import CHECKPOINT
 from dposcope.model.language_model import LanguageModel
 from dposcope.shipping.origin import checkpoint_origin
 

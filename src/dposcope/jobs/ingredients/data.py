@@ -15,7 +15,7 @@ from dposcope.evaluation.trained_scorer import SMALLEST_CLASS
 from dposcope.jobs.ingredients.direction import check_direction
 from dposcope.jobs.ingredients.scorers import read_further
 from dposcope.jobs.prompts_read import PromptSet
-from dposcope.jobs.run import Reporter
+from dposcope.jobs.reporter import Reporter
 from dposcope.jobs.settings import CommentSettings, MeasureSettings
 
 

@@ -9,7 +9,7 @@ from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.conditions.scores import BASE
 from dposcope.jobs.ingredients.job import Job
-from dposcope.jobs.run import Reporter
+from dposcope.jobs.reporter import Reporter
 from dposcope.model.engine.endpoint import EXAMPLE, CompletionsEndpoint
 from dposcope.model.engine.served import Served
 from dposcope.model.language_model import LanguageModel

@@ -38,7 +38,8 @@ from dposcope.jobs.pairs.parts import (
 )
 from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.processes.shared_run import open_shared_run
-from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy
+from dposcope.jobs.reporter import Quiet, Reporter
+from dposcope.jobs.run import Run, RunPolicy
 from dposcope.marks import FileMark, damage
 from dposcope.model.cache import check_keys_and_values
 from dposcope.model.chat.prompts import asked_by, asked_how

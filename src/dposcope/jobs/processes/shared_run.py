@@ -5,8 +5,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.prompts_read import PromptSet
-from dposcope.jobs.run import Quiet, Reporter, Run, RunPolicy, nothing, open_run
+from dposcope.jobs.reporter import Quiet, Reporter
+from dposcope.jobs.run import Run, RunPolicy, nothing
 from dposcope.processes.group import Processes
 from dposcope.processes.shared import together, unshared
 

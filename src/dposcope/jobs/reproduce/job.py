@@ -15,8 +15,10 @@ from dposcope.jobs.estimate.machine import Machine
 from dposcope.jobs.estimate.table import hours
 from dposcope.jobs.explain.job import run_explain
 from dposcope.jobs.explain.settings import ExplainSettings
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.pairs.job import run_pairs
 from dposcope.jobs.pairs.settings import PairsSettings
+from dposcope.jobs.reporter import Quiet, Reporter
 from dposcope.jobs.reproduce.checks import check_steps
 from dposcope.jobs.reproduce.estimate import estimate_plan
 from dposcope.jobs.reproduce.finished import FinishedRun, Plan
@@ -26,7 +28,7 @@ from dposcope.jobs.reproduce.preset import Preset
 from dposcope.jobs.reproduce.settings import ReproduceSettings
 from dposcope.jobs.reproduce.time_left import TimeLeft
 from dposcope.jobs.reproduce.tiny import TINY, tiny_model
-from dposcope.jobs.run import Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.run import RunPolicy
 
 
 @dataclass(frozen=True)

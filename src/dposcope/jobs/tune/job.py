@@ -18,13 +18,16 @@ from dposcope.evaluation.scorer import Scorer
 from dposcope.evaluation.trained_scorer import with_trained
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.tuned import check_tuned
+from dposcope.jobs.finished import CHECKPOINT
 from dposcope.jobs.ingredients.data import Data, read_comments, read_data
 from dposcope.jobs.ingredients.job import Job, check_fits
 from dposcope.jobs.ingredients.prepared import Ingredients, prepare, prepare_judge
 from dposcope.jobs.measuring.ideal import with_ideal
 from dposcope.jobs.measuring.measure import Condition, measure_all, write_scores
+from dposcope.jobs.opening import open_run
 from dposcope.jobs.processes.shared_run import open_shared_run
-from dposcope.jobs.run import CHECKPOINT, Quiet, Reporter, RunPolicy, open_run
+from dposcope.jobs.reporter import Quiet, Reporter
+from dposcope.jobs.run import RunPolicy
 from dposcope.jobs.tune.choice import ChosenEdit, choose
 from dposcope.jobs.tune.learning import TRAINED, already_learned, check_sharing, learn_gains
 from dposcope.jobs.tune.negative_control import ranking_scorer, with_direction

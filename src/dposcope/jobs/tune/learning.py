@@ -12,8 +12,9 @@ from dposcope.artefacts import value_files, write_text
 from dposcope.errors import DposcopeError
 from dposcope.interventions.edit import Edit
 from dposcope.jobs.dpo.job import run_dpo
+from dposcope.jobs.finished import CHECKPOINT
 from dposcope.jobs.pairs.job import harmless_file, run_pairs
-from dposcope.jobs.run import CHECKPOINT, Run, RunPolicy
+from dposcope.jobs.run import Run, RunPolicy
 from dposcope.jobs.tune.search import learned_stem
 from dposcope.jobs.tune.settings import LearningTexts, Teacher, TuneSettings
 from dposcope.jobs.tune.teacher import allowed_strength

@@ -13,7 +13,7 @@ from dposcope.jobs.explain.interchange.carriers import FRACTIONS, RANKINGS, Rank
 from dposcope.jobs.explain.settings import ExplainSettings
 from dposcope.jobs.ingredients.data import read_data
 from dposcope.jobs.ingredients.job import Job
-from dposcope.jobs.run import open_run
+from dposcope.jobs.opening import open_run
 from dposcope.model.generate import Continuation
 from dposcope.model.load import load
 from dposcope.neurons.activations import collect_means
