@@ -44,7 +44,12 @@ def test_reading_is_two_operations_for_a_weight_and_a_token():
 
 def test_a_tokenizer_and_what_a_stage_imports_stand_beside_the_libraries():
     stages = (Stage("loading"), Stage("training", held=Memory(3e8, training=1e8)))
-    found = Work("dpo", "m", Running(SIZE, 2, tokenizer=2e8), stages).peak
+    work = Work("dpo", "m", Running(SIZE, 2, tokenizer=2e8), stages)
+    found = work.peak
+    assert found == work.memory(stages[1])
+    assert work.memory(stages[0]).libraries == LIBRARIES + 2e8
+    told = work.to_json(Machine("machine", 1e12, 1e10, 10**10, 2))
+    assert [one["memory"] for one in told["stages"]] == [work.memory(one).total for one in stages]
     assert found.libraries == LIBRARIES + 3e8 + 2e8
     assert found.total == found.libraries + 1e8 + 2 * SIZE.parameters
 

@@ -340,8 +340,16 @@ class Work:
     @property
     def peak(self) -> Memory:
         """Of the stage that holds most."""
-        most = max((one.memory(self.running.weights) for one in self.stages), key=lambda memory: memory.total)
-        return replace(most, libraries=most.libraries + self.running.tokenizer)
+        return max(map(self.memory, self.stages), key=lambda memory: memory.total)
+
+    def memory(self, stage: Stage) -> Memory:
+        """At the peak of a stage.
+
+        Args:
+            stage: one of its own.
+        """
+        found = stage.memory(self.running.weights)
+        return replace(found, libraries=found.libraries + self.running.tokenizer)
 
     @property
     def disk(self) -> float:
@@ -369,7 +377,6 @@ class Work:
 
     def to_json(self, machine: Machine) -> dict[str, Any]:
         """All of it as plain data: seconds and bytes."""
-        weights = self.running.weights
         rows: list[dict[str, Any]] = []
         for one in self.stages:
             by = one.seconds_by(machine)
@@ -380,7 +387,7 @@ class Work:
                     "written": one.written,
                     "steps": one.steps,
                     "seconds": sum(by.values()),
-                    "memory": one.memory(weights).total,
+                    "memory": self.memory(one).total,
                     "disk": one.disk,
                     "bottleneck": max(by, key=lambda limit: by[limit]) if any(by.values()) else None,
                 }
