@@ -475,7 +475,7 @@ class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):
     )
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
-        description="Scorer of continuations: profanity (embedded), neural (a small LSTM, fetched once from the "
+        description="Scorer of continuations: profanity (a bag of words), neural (a small LSTM, fetched once from the "
         "package index), perspective (the Perspective API: texts are sent to Google, its answers kept; key in "
         "PERSPECTIVE_API_KEY), a Hugging Face classifier by id or folder (paper: unitary/toxic-bert), the folder of a "
         "trained judge, vader (negative sentiment), words:FILE.txt, or module:function.",
@@ -545,8 +545,8 @@ class EditSettings(MeasureSettings):
     )
     ablate: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        description="Share w of the direction that is removed from all output projections; 1 removes it, 2 reverses "
-        "it. Default: searched.",
+        description="Share w of the direction that is removed from what attention and MLP of every block write; 1 "
+        "removes it, 2 reverses it. Default: searched.",
     )
     ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
         default="cosine",

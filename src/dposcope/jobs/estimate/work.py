@@ -338,9 +338,14 @@ class Work:
     """None: no options are known for that."""
 
     @property
+    def largest(self) -> Stage:
+        """The stage that holds most."""
+        return max(self.stages, key=lambda one: one.memory(self.running.weights).total)
+
+    @property
     def peak(self) -> Memory:
-        """Of the stage that holds most."""
-        most = max((one.memory(self.running.weights) for one in self.stages), key=lambda memory: memory.total)
+        """Of that stage."""
+        most = self.largest.memory(self.running.weights)
         return replace(most, libraries=most.libraries + self.running.tokenizer)
 
     @property
