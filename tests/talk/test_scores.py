@@ -14,7 +14,7 @@ def loaded(monkeypatch, tmp_path):
     def load(name):
         asked.append(name)
         if name == "profanity" and "missing" in asked:
-            raise DposcopeError("the embedded scorer is not installed; run: pip install")
+            raise DposcopeError("the scorer profanity is not installed; run: pip install")
         return Scorer(name, "", lambda texts: [len(text) / 10 for text in texts])
 
     monkeypatch.setattr(scores, "load_scorer", load)
@@ -50,4 +50,4 @@ def test_a_scorer_that_is_not_installed_leaves_a_note(loaded):
     loaded.append("missing")
     found = OfflineScorers.find()
     assert list(found.scorers) == ["neural"]
-    assert found.notes == ("No score by profanity: the embedded scorer is not installed; run: pip install.",)
+    assert found.notes == ("No score by profanity: the scorer profanity is not installed; run: pip install.",)

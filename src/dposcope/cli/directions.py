@@ -116,10 +116,10 @@ def lens(
     model
         A bundled name (see dposcope models), a folder, a .gguf file, or a Hugging Face id.
     direction
-        A saved direction. Default: none, as --neuron is given.
+        A saved direction. Give this or --neuron. Default: none.
     neuron
-        A neuron as BLOCK.INDEX, such as 12.345, both from 0; in a mixture of experts as BLOCK.EXPERT.INDEX. Default:
-        none, as --direction is given.
+        A neuron as BLOCK.INDEX, such as 12.345, both from 0; in a mixture of experts as BLOCK.EXPERT.INDEX. Give
+        this or --direction. Default: none.
     tokens
         Tokens per side.
     raw

@@ -21,7 +21,7 @@ def edit(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Make a model less toxic (or --concept) without training, prove it, and write an ordinary checkpoint and a report.
+    """Make a model less toxic (or --concept) without training, measure it, and write a checkpoint and a report.
 
     dposcope edit gemma-3-270m --out runs/first
 

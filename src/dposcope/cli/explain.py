@@ -21,7 +21,7 @@ def explain(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Explain what tuning changed in a model, neuron by neuron, and prove it by patching.
+    """Explain what tuning changed in a model, neuron by neuron, and test it by patching.
 
     dposcope explain gemma-3-270m edit:gemma-3-270m --out runs/explained
 

@@ -37,7 +37,7 @@ def profanity_scorer() -> Scorer:
             package = importlib.import_module("profanity_check.profanity_check")
     except InconsistentVersionWarning as warning:
         raise DposcopeError(
-            f"the embedded scorer needs another scikit-learn ({warning.original_sklearn_version}, "
+            f"the scorer profanity needs another scikit-learn ({warning.original_sklearn_version}, "
             f"not {warning.current_sklearn_version}); {_mend()}"
         ) from warning
     vectorizer, model = package.vectorizer, package.model
@@ -72,7 +72,7 @@ def _checked_release() -> str:
     spec = importlib.util.find_spec("profanity_check")
     if spec is None or spec.origin is None:
         raise DposcopeError(
-            'the embedded scorer is not installed; run: pip install "dposcope[demo]", or name another scorer'
+            'the scorer profanity is not installed; run: pip install "dposcope[demo]", or name another scorer'
         )
     try:
         version = importlib.metadata.version("alt-profanity-check")

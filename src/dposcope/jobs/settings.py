@@ -428,7 +428,7 @@ class MeasureSettings(ChatSettings, MachineSettings, DirectionSettings):
     )
     scorer: Annotated[str, Parameter(group=_MEASURES)] = Field(
         default="profanity",
-        description="Scorer of continuations: profanity (embedded), neural (a small LSTM, fetched once from the "
+        description="Scorer of continuations: profanity (a bag of words), neural (a small LSTM, fetched once from the "
         "package index), perspective (the Perspective API: texts are sent to Google, its answers kept; key in "
         "PERSPECTIVE_API_KEY), a Hugging Face classifier by id or folder (paper: unitary/toxic-bert), the folder of a "
         "trained judge, vader (negative sentiment), words:FILE.txt, or module:function.",

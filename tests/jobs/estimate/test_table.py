@@ -33,6 +33,13 @@ def test_memory_that_does_not_fit_says_what_to_lower(command, itemsize, held, sa
     assert "memory" not in bottleneck_line(work, LARGE)
 
 
+@pytest.mark.parametrize(("steps", "option"), [(0, "--batch-size"), (30, "--micro-batch-size")])
+def test_tune_has_an_option_for_what_it_trains_and_another_for_what_it_writes(steps, option):
+    held = Memory(0.0, activations=5e10)
+    work = Work("tune", "m", Running(SIZE, 2), (Stage("small", steps=1), Stage("large", steps=steps, held=held)))
+    assert bottleneck_line(work, SMALL).endswith(f"of it are activations; lower {option}.")
+
+
 def test_what_can_be_lowered_is_told_where_that_is_enough():
     work = Work("edit", "m", Running(SIZE, 2), (Stage("a stage", held=Memory(0.0, logits=2e9, cache=1e9)),))
     almost = Machine("almost enough", 1e12, 1e11, 6 * 10**9, 2)

@@ -157,8 +157,8 @@ class DpoSettings(LoadSettings, ChatSettings):
     )
     learn_text: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,
-        description="Neutral text to learn from, for --kl-on neutral: TXT (WikiText-like), or a table. Measure on "
-        "another text. Default: built-in text.",
+        description="Neutral text to learn from, for --kl-on neutral or mixed: TXT (WikiText-like), or a table. "
+        "Measure on another text. Default: built-in text.",
     )
     harmless: Annotated[str | None, Parameter(group=_PAIRS)] = Field(
         default=None,

@@ -70,8 +70,8 @@ class EditSettings(MeasureSettings):
     )
     ablate: Annotated[Strength | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        description="Share w of the direction that is removed from all output projections; 1 removes it, 2 reverses "
-        "it. Default: searched.",
+        description="Share w of the direction that is removed from what attention and MLP of every block write; 1 "
+        "removes it, 2 reverses it. Default: searched.",
     )
     ranking: Annotated[Literal["cosine", "signed", "activation", "reference"], Parameter(group=_EDIT)] = Field(
         default="cosine",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dposcope.errors import plural
 from dposcope.model.load import native_bfloat16
 from dposcope.protocols import DeviceMap
 
@@ -60,7 +61,7 @@ class Machine:
             total = count * torch.cuda.get_device_properties(place).total_memory
             name = f"{count} × {torch.cuda.get_device_name(place)}" if count > 1 else torch.cuda.get_device_name(place)
         else:
-            total, name = _memory(), f"{torch.get_num_threads()} CPU threads"
+            total, name = _memory(), plural(torch.get_num_threads(), "CPU thread")
         return cls(name, 2 * size**3 / best, bandwidth, total, precision.itemsize, on_gpu)
 
 

@@ -22,6 +22,8 @@ _EASIER: Final = {
 }
 """Part of the memory → the option that lowers it."""
 _OF_DPO: Final = {"activations": "--micro-batch-size, or give --recompute", "logits": "--micro-batch-size"}
+_OF_TUNE: Final = {"activations": "--micro-batch-size", "logits": "--micro-batch-size"}
+"""The same in a stage that trains."""
 
 
 def work_table(work: Work, machine: Machine, *, out: Path) -> Table:
@@ -100,7 +102,8 @@ def _advice(work: Work, machine: Machine) -> str:
         case "weights" | "training":
             return f"{told}; take a smaller model, or a machine with more memory"
         case _:
-            option = (_OF_DPO if dpo else {}).get(part) or _EASIER[part]
+            training = _OF_DPO if dpo else _OF_TUNE if work.command == "tune" and work.largest.steps else {}
+            option = training.get(part) or _EASIER[part]
             return f"{told}; lower {option}"
 
 

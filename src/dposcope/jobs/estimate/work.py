@@ -338,7 +338,13 @@ class Work:
     """None: no options are known for that."""
 
     @property
+    def largest(self) -> Stage:
+        """The stage that holds most."""
+        return max(self.stages, key=lambda one: one.memory(self.running.weights).total)
+
+    @property
     def peak(self) -> Memory:
+<<<<<<< HEAD
         """Of the stage that holds most."""
         return max(map(self.memory, self.stages), key=lambda memory: memory.total)
 
@@ -350,6 +356,11 @@ class Work:
         """
         found = stage.memory(self.running.weights)
         return replace(found, libraries=found.libraries + self.running.tokenizer)
+=======
+        """Of that stage."""
+        most = self.largest.memory(self.running.weights)
+        return replace(most, libraries=most.libraries + self.running.tokenizer)
+>>>>>>> readc
 
     @property
     def disk(self) -> float:

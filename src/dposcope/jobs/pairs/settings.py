@@ -110,7 +110,7 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
     )
     scorer: Annotated[str, Parameter(group=_PAIRS)] = Field(
         default="profanity",
-        description="Scorer of continuations, 0 to 1: profanity (embedded), a Hugging Face classifier by id or "
+        description="Scorer of continuations, 0 to 1: profanity (a bag of words), a Hugging Face classifier by id or "
         "folder, the folder of a trained judge, vader, words:FILE.txt, or module:function. With sample it makes the "
         "pairs; with pplm it only describes them.",
     )
@@ -126,7 +126,7 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
     learn_text: Annotated[str | None, Parameter(group=_PPLM)] = Field(
         default=None,
         description="Running text; the beginnings of its sentences are the prompts: TXT (WikiText-like), a table, or "
-        "hub:owner/name. Default: built-in text, enough for some 200 prompts.",
+        "hub:owner/name. Default: built-in text, enough for about 240 prompts.",
     )
     learn_text_column: Annotated[str, Parameter(group=_PPLM)] = Field(
         default="text", description="Column of the text, if --learn-text is a table."
@@ -298,6 +298,6 @@ class CheckSettings(ChatSettings):
     )
     scorer: str = Field(
         default="profanity",
-        description="Scorer of both sides: profanity (embedded), a Hugging Face classifier, a trained judge, or "
+        description="Scorer of both sides: profanity (a bag of words), a Hugging Face classifier, a trained judge, or "
         "module:function.",
     )

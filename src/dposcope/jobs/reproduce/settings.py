@@ -76,7 +76,7 @@ class ReproduceSettings(Settings):
         default=None, description="Column of the true continuations. Default: gold."
     )
     scorer: Annotated[str | None, Parameter(group=_DATA)] = Field(
-        default=None, description="Scorer of continuations. Default: that of the preset, usually profanity (embedded)."
+        default=None, description="Scorer of continuations. Default: that of the preset, usually profanity."
     )
     token_judge: Annotated[str | None, Parameter(group=_DATA)] = Field(
         default=None,
