@@ -340,13 +340,12 @@ class Work:
     @property
     def largest(self) -> Stage:
         """The stage that holds most."""
-        return max(self.stages, key=lambda one: one.memory(self.running.weights).total)
+        return max(self.stages, key=lambda one: self.memory(one).total)
 
     @property
     def peak(self) -> Memory:
-<<<<<<< HEAD
-        """Of the stage that holds most."""
-        return max(map(self.memory, self.stages), key=lambda memory: memory.total)
+        """Of that stage."""
+        return self.memory(self.largest)
 
     def memory(self, stage: Stage) -> Memory:
         """At the peak of a stage.
@@ -356,11 +355,6 @@ class Work:
         """
         found = stage.memory(self.running.weights)
         return replace(found, libraries=found.libraries + self.running.tokenizer)
-=======
-        """Of that stage."""
-        most = self.largest.memory(self.running.weights)
-        return replace(most, libraries=most.libraries + self.running.tokenizer)
->>>>>>> readc
 
     @property
     def disk(self) -> float:
