@@ -44,9 +44,12 @@ def test_reading_is_two_operations_for_a_weight_and_a_token():
 
 def test_a_tokenizer_and_what_a_stage_imports_stand_beside_the_libraries():
     stages = (Stage("loading"), Stage("training", held=Memory(3e8, training=1e8)))
-    found = Work("dpo", "m", Running(SIZE, 2, tokenizer=2e8), stages).peak
+    work = Work("dpo", "m", Running(SIZE, 2, tokenizer=2e8), stages)
+    found = work.peak
     assert found.libraries == LIBRARIES + 3e8 + 2e8
     assert found.total == found.libraries + 1e8 + 2 * SIZE.parameters
+    rows = work.to_json(machine())["stages"]
+    assert [row["memory"] for row in rows] == [found.total - 3e8 - 1e8, found.total]
 
 
 def test_a_part_of_the_blocks_is_a_part_of_the_work():

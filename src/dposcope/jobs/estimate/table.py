@@ -33,7 +33,6 @@ def work_table(work: Work, machine: Machine, *, out: Path) -> Table:
         out: its folder, to report the free disk space.
     """
     told = work.to_json(machine)
-    weights = work.running.weights
     rows = [
         {
             "stage": one.name,
@@ -41,7 +40,7 @@ def work_table(work: Work, machine: Machine, *, out: Path) -> Table:
             "written": _count(one.written),
             "steps": _count(one.steps),
             "time": hours(rounded(row["seconds"])),
-            "memory": size(one.memory(weights).total),
+            "memory": size(row["memory"]),
             "disk": size(one.disk) if one.disk else "",
             "limit": row["bottleneck"] or "",
         }

@@ -340,8 +340,12 @@ class Work:
     @property
     def peak(self) -> Memory:
         """Of the stage that holds most."""
-        most = max((one.memory(self.running.weights) for one in self.stages), key=lambda memory: memory.total)
-        return replace(most, libraries=most.libraries + self.running.tokenizer)
+        return max((self.memory(one) for one in self.stages), key=lambda memory: memory.total)
+
+    def memory(self, stage: Stage) -> Memory:
+        """At the peak of one of its stages, with the tokenizer, which all of them have."""
+        held = stage.memory(self.running.weights)
+        return replace(held, libraries=held.libraries + self.running.tokenizer)
 
     @property
     def disk(self) -> float:
@@ -369,7 +373,6 @@ class Work:
 
     def to_json(self, machine: Machine) -> dict[str, Any]:
         """All of it as plain data: seconds and bytes."""
-        weights = self.running.weights
         rows: list[dict[str, Any]] = []
         for one in self.stages:
             by = one.seconds_by(machine)
@@ -380,7 +383,7 @@ class Work:
                     "written": one.written,
                     "steps": one.steps,
                     "seconds": sum(by.values()),
-                    "memory": one.memory(weights).total,
+                    "memory": self.memory(one).total,
                     "disk": one.disk,
                     "bottleneck": max(by, key=lambda limit: by[limit]) if any(by.values()) else None,
                 }
