@@ -26,6 +26,16 @@ def test_it_is_that_of_the_loaded_model(family, tmp_path):
     assert found.beside == sum(file.stat().st_size for file in files) > 0
 
 
+def test_other_weights_in_the_folder_do_not_stand_beside_it(tmp_path):
+    """As in many repositories of the hub: they are neither read nor copied."""
+    folder = tmp_path / "model"
+    tiny("llama").save_pretrained(folder)
+    before = outline(folder).beside
+    for name in ("pytorch_model.bin", "tf_model.h5", "report.html"):
+        (folder / name).write_bytes(bytes(10_000_000))
+    assert outline(folder).beside == before
+
+
 def test_a_bundled_model_is_not_built_for_it(monkeypatch, tmp_path):
     monkeypatch.setenv("DPOSCOPE_CACHE", str(tmp_path))
     with pytest.raises(DposcopeError, match="is not in the cache, and a dry run writes nothing"):

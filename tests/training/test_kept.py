@@ -79,7 +79,7 @@ def test_all_weights_keep_what_their_graph_holds(family):
 @pytest.mark.parametrize("family", PLAIN)
 def test_shapes_alone_tell_what_the_model_keeps(family, train):
     lm = model_of(family)
-    with kept._arm(replace(lm, model=copy.deepcopy(lm.model)), train) as arm:
+    with kept._arm(replace(lm, model=copy.deepcopy(lm.model)), train, 16) as arm:
         expected = saved_bytes(arm, TOKENS)
     assert Kept(lm).per_token(train, TOKENS) == expected / TOKENS
 
@@ -88,18 +88,27 @@ def test_shapes_alone_tell_what_the_model_keeps(family, train):
 def test_of_blocks_without_attention_it_is_nearly_that(family):
     """A mask that is all ones is left out where numbers are seen."""
     lm = model_of(family)
-    with kept._arm(replace(lm, model=copy.deepcopy(lm.model)), "gains") as arm:
+    with kept._arm(replace(lm, model=copy.deepcopy(lm.model)), "gains", 16) as arm:
         expected = saved_bytes(arm, TOKENS)
     assert Kept(lm).per_token("gains", TOKENS) == pytest.approx(expected / TOKENS, rel=0.06)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_an_adapter_keeps_what_its_projections_read(family):
-    """And beside it a few numbers of low rank."""
-    lm = tiny(family)
-    with low_rank(lm, Objective(), rank=1) as trainable:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "falcon_h1"])
+def test_an_adapter_keeps_what_it_reads_in_its_own_precision(family, dtype):
+    lm = model_of(family)
+    lm.model.to(dtype)
+    with low_rank(lm, Objective(), rank=3) as trainable:
         expected = saved_bytes(trainable.policy.arms[0], TOKENS)
-    assert Kept(lm).per_token("lora", TOKENS) == pytest.approx(expected / TOKENS, rel=0.05)
+    assert Kept(lm).per_token("lora", TOKENS, dtype=dtype, rank=3) == expected / TOKENS
+
+
+def test_the_model_is_as_before():
+    """So is its config: a model that is made from a config writes its precision there."""
+    lm = tiny("llama")
+    before = lm.model.config.to_dict()
+    assert Kept(lm).per_token("lora", TOKENS, dtype=torch.bfloat16)
+    assert lm.model.config.to_dict() == before
 
 
 def test_copies_of_weights_under_autocast_are_counted_elsewhere():
@@ -127,9 +136,9 @@ def test_experts_are_counted_in_bfloat16(family):
 def test_it_is_counted_once_and_of_long_rows_on_the_first_tokens(llama, monkeypatch):
     rows, counted = [], Kept._counted
 
-    def watched(self, dtype, train, tokens, **how):
+    def watched(self, dtype, train, tokens, rank, **how):
         rows.append(tokens)
-        return counted(self, dtype, train, tokens, **how)
+        return counted(self, dtype, train, tokens, rank, **how)
 
     monkeypatch.setattr(Kept, "_counted", watched)
     monkeypatch.setattr(kept, "_MOST", 8)

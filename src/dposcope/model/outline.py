@@ -13,6 +13,7 @@ from dposcope.files import expanded
 from dposcope.model.bundled import BUNDLED, name_of_source
 from dposcope.model.checks.config import MEND, read_config
 from dposcope.model.checks.hub import hub_answers, hub_id
+from dposcope.model.checks.own_files import own_files
 from dposcope.model.gguf import gguf_outline
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.load import check_source, native_bfloat16
@@ -32,7 +33,7 @@ class Outline:
     stored: torch.dtype
     """Type of the weights in their files."""
     beside: int
-    """Bytes of the files beside the weights, such as the tokenizer's; 0 where it is not a folder."""
+    """Bytes of the files that belong to it beside the weights, such as the tokenizer's; 0 where it is not a folder."""
 
     def running(self, dtype: str, device: torch.device) -> torch.dtype:
         """The type that `load_native` runs it in."""
@@ -62,7 +63,7 @@ def outline(source: str | Path) -> Outline:
                 f"{name} is not in the cache, and a dry run writes nothing; run: dposcope models path {name}"
             )
         config, tokenizer = read_config(folder), _tokenizer(str(folder), name, local=True)
-        beside = sum(one.stat().st_size for one in folder.iterdir() if one.is_file() and one.suffix != ".safetensors")
+        beside = sum(one.stat().st_size for one in own_files(folder).side)
         return _outline(config, tokenizer, name_of_source(name), _stored(folder) or _named(config), beside)
     asked = hub_id(name)
     local = not hub_answers(asked)

@@ -1,5 +1,6 @@
 """What the backward pass of a training keeps of the forward pass, counted on a model without numbers."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Generator
@@ -18,7 +19,7 @@ from dposcope.errors import is_memory
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout.config import attention_kind
 from dposcope.model.layout.names import is_read_alone
-from dposcope.model.layout.projections import is_projection
+from dposcope.model.layout.projections import is_projection, projection_width
 from dposcope.training.batches.reading import for_attention, takes_positions
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm
@@ -43,7 +44,13 @@ class Kept:
     )
 
     def per_token(
-        self, train: Train, tokens: int, *, dtype: torch.dtype = torch.float32, autocast: bool = False
+        self,
+        train: Train,
+        tokens: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        autocast: bool = False,
+        rank: int = 16,
     ) -> float | None:
         """Of one token, over all blocks, where every activation that is needed is kept.
 
@@ -55,22 +62,24 @@ class Kept:
             tokens: of a row.
             dtype: precision of the weights.
             autocast: whether products run in bfloat16.
+            rank: of a LoRA adapter.
 
         Returns:
             None where the architecture does not run without numbers.
         """
         row = max(1, min(tokens, _MOST))
-        key = (train, row, dtype, autocast)
+        key = (train, row, dtype, autocast, rank if train == "lora" else None)
         if key not in self._known:
-            found = self._counted(dtype, train, row, autocast=autocast)
+            found = self._counted(dtype, train, row, rank, autocast=autocast)
             if found is None and dtype == torch.float32:  # experts run on shapes in bfloat16 only
-                half = self._counted(torch.bfloat16, train, row, autocast=False)
+                half = self._counted(torch.bfloat16, train, row, rank, autocast=False)
                 found = None if half is None else 2 * half
             self._known[key] = None if found is None else found / row
         return self._known[key]
 
-    def _counted(self, dtype: torch.dtype, train: Train, tokens: int, *, autocast: bool) -> float | None:
-        config, attention = self.lm.model.config, attention_kind(self.lm.model)
+    def _counted(self, dtype: torch.dtype, train: Train, tokens: int, rank: int, *, autocast: bool) -> float | None:
+        # A model that is made from a config writes its precision there.
+        config, attention = copy.deepcopy(self.lm.model.config), attention_kind(self.lm.model)
         try:
             with FakeTensorMode(), _quiet():
                 with no_init_weights():
@@ -78,7 +87,7 @@ class Kept:
                         config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
                     )
                 bare = replace(self.lm, model=model.eval(), quantise=None)
-                with _arm(bare, train) as arm, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                with _arm(bare, train, rank) as arm, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                     return float(saved_bytes(arm, tokens))
         except Exception as error:  # shapes alone do not say what an architecture does, or a part of it is not there
             if is_memory(error):
@@ -101,19 +110,34 @@ def _quiet() -> Generator[None]:
 
 
 @contextmanager
-def _arm(lm: LanguageModel, train: Train) -> Generator[Arm]:
+def _arm(lm: LanguageModel, train: Train, rank: int) -> Generator[Arm]:
     """The model as it is trained, in the context that it runs in."""
     if train == "gains":
         with neuron_gains(lm, Objective()) as trainable:
             yield trainable.policy.arms[0]
         return
     lm.model.requires_grad_(train == "full")
-    if train == "lora":  # an adapter needs what a projection reads, as the gradient of its weight does
+    if train == "lora":
         for block in lm.blocks:
             for name, module in block.named_modules():
                 if is_projection(module) and not is_read_alone(name):
-                    module.requires_grad_(True)
+                    _adapt(module, rank)
     yield Arm(lm.model)
+
+
+def _adapt(module: nn.Module, rank: int) -> None:
+    """Give a projection an adapter, which is in float32 and reads a copy of its own in another precision, as peft's."""
+    width = projection_width(module)
+    down = nn.Parameter(torch.zeros(rank, width.inputs))
+    up = nn.Parameter(torch.zeros(width.outputs, rank))
+    module.register_parameter("down", down)
+    module.register_parameter("up", up)
+
+    def add(_module: nn.Module, read: tuple[Tensor, ...], written: Tensor) -> Tensor:
+        inner = nn.functional.linear(read[0].to(down.dtype), down)
+        return (written + nn.functional.linear(inner, up)).to(written.dtype)
+
+    module.register_forward_hook(add)
 
 
 def saved_bytes(arm: Arm, tokens: int) -> int:

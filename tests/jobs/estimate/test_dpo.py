@@ -10,9 +10,10 @@ from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate import dpo as estimate
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages, dpo_work
 from dposcope.jobs.estimate.work import Running, Texts, Work
+from dposcope.model.load import load
 from dposcope.model.quantised import loading
 from dposcope.model.size import ModelSize
-from dposcope.training import policy
+from dposcope.training import kept, policy
 from helpers.jobs import make_job, write_jsonl
 from helpers.preferences import pairs_file
 
@@ -57,6 +58,38 @@ def test_a_column_of_the_pairs_that_is_not_read_is_told(tmp_path):
     (note,) = dpo_work(str(job.model), tmp_path / "out", settings).notes
     assert note.startswith(f"The column 'system' of {pairs} is not read; ")
     assert note.endswith(".")
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_weights_in_double_precision_take_no_less_than_in_float32(counted, monkeypatch, tmp_path):
+    job = make_job(tmp_path / "job")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+    if not counted:
+        monkeypatch.setattr(kept, "saved_bytes", lambda *_: 1 / 0)
+
+    def activations() -> float:
+        settings = DpoSettings.filled(
+            {"pairs": str(pairs), "learn_text": str(job.neutral)} | GIVEN | {"train": "gains", "dtype": "auto"}
+        )
+        return dpo_work(str(job.model), tmp_path / "out", settings).peak.activations
+
+    single = activations()
+    lm = load(job.model)
+    lm.model.double().save_pretrained(job.model)
+    assert activations() >= single > 0
+
+
+def test_the_rank_of_an_adapter_is_in_its_memory(tmp_path):
+    job = make_job(tmp_path / "job")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+
+    def activations(rank: int) -> float:
+        settings = DpoSettings.filled(
+            {"pairs": str(pairs), "learn_text": str(job.neutral)} | GIVEN | {"train": "lora", "lora_rank": rank}
+        )
+        return dpo_work(str(job.model), tmp_path / "out", settings).peak.activations
+
+    assert activations(64) > activations(1)
 
 
 def test_what_is_trained_decides_the_memory(tmp_path):

@@ -52,6 +52,8 @@ def test_a_tokenizer_and_what_a_stage_imports_stand_beside_the_libraries():
     assert [one["memory"] for one in told["stages"]] == [work.memory(one).total for one in stages]
     assert found.libraries == LIBRARIES + 3e8 + 2e8
     assert found.total == found.libraries + 1e8 + 2 * SIZE.parameters
+    rows = work.to_json(machine())["stages"]
+    assert [row["memory"] for row in rows] == [found.total - 3e8 - 1e8, found.total]
 
 
 def test_a_part_of_the_blocks_is_a_part_of_the_work():

@@ -334,13 +334,13 @@ def _activations(
         kept: what training keeps of the model's activations; None: as of most.
         autocast: whether products run in bfloat16.
     """
-    size = running.size
+    size, wide = running.size, running.itemsize > 2
     found = None
     if kept is not None:
         row = max(texts.train.longest, texts.windows.longest)
-        dtype = torch.float32 if running.itemsize == 4 else torch.bfloat16
-        found = kept.per_token(settings.train, row, dtype=dtype, autocast=autocast)
-    each = found or size.width * size.blocks * _KEPT[2 if autocast else running.itemsize]
+        dtype = {4: torch.float32, 8: torch.float64}.get(running.itemsize, torch.bfloat16)
+        found = kept.per_token(settings.train, row, dtype=dtype, autocast=autocast, rank=settings.lora_rank)
+    each = found or size.width * size.blocks * _KEPT[4 if wide and not autocast else 2]
     if settings.recompute:
         each = size.width * size.blocks * running.itemsize + each / size.blocks
     return _MORE * tokens * each

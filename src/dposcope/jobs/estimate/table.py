@@ -42,7 +42,7 @@ def work_table(work: Work, machine: Machine, *, out: Path) -> Table:
             "written": _count(one.written),
             "steps": _count(one.steps),
             "time": hours(rounded(row["seconds"])),
-            "memory": size(work.memory(one).total),
+            "memory": size(row["memory"]),
             "disk": size(one.disk) if one.disk else "",
             "limit": row["bottleneck"] or "",
         }
