@@ -21,6 +21,7 @@ from dposcope.artefacts import tensor_fingerprint
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.cache import cache_argument, given_cache, named_arguments, new_cache
+from dposcope.model.checks.given import blocks_given
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -36,7 +37,7 @@ from dposcope.model.hooks import (
 )
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
-from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sets import NeuronSet, check_neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +60,13 @@ class Parts:
     def __post_init__(self) -> None:
         """Normalise; refuse parts that are none."""
         for name in ("mlps", "attentions", "residuals"):
-            object.__setattr__(self, name, frozenset(int(block) for block in getattr(self, name)))
+            object.__setattr__(self, name, frozenset(blocks_given(name, getattr(self, name))))
         if self.heads is not None:
             if self.heads.dtype != torch.bool or self.heads.ndim != 2:
                 raise DposcopeError(f"heads need a bool mask [L, heads], not {self.heads.dtype} {[*self.heads.shape]}")
             object.__setattr__(self, "heads", self.heads.detach().cpu().clone())
+        if self.neurons is not None:
+            check_neurons(self.neurons)
         masks = [
             one.any() for one in (self.heads, None if self.neurons is None else self.neurons.mask) if one is not None
         ]
@@ -73,7 +76,7 @@ class Parts:
     @classmethod
     def blocks(cls, blocks: Iterable[int]) -> "Parts":
         """All that some blocks write: their attention and their MLP."""
-        chosen = frozenset(blocks)
+        chosen = frozenset(blocks_given("blocks", blocks))
         return cls(mlps=chosen, attentions=chosen)
 
     @property
