@@ -22,7 +22,7 @@ def check_texts(name: str, texts: Iterable[object] | None) -> None:
         raise DposcopeError(f'{name} is one text, and a list of texts belongs here; write it in brackets: ["…"]')
 
 
-def listed(name: str, texts: Iterable[T]) -> list[T]:
+def listed(name: str, texts: Iterable[T] | None) -> list[T]:
     """Texts of any kind of list (a generator, a numpy array, a column of a table) as a list.
 
     Args:
@@ -33,8 +33,7 @@ def listed(name: str, texts: Iterable[T]) -> list[T]:
         DposcopeError: it is one text, no list, or holds something that is no text, such as the None of an empty cell.
     """
     check_texts(name, texts)
-    given: object = texts
-    if not isinstance(given, Iterable):
+    if not isinstance(texts, Iterable):
         raise DposcopeError(f"{name} is a {type(texts).__name__}, and a list of texts belongs here; give one")
     found = list(texts)
     for place, one in enumerate(found, 1):
