@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -49,7 +50,11 @@ def _repeating(work: Callable[P, T], *, hint: str) -> Callable[P, T]:
         if _OUTER.get():
             return work(*args, **kwargs)
         size = kwargs.get("batch_size", default)
-        assert size is None or isinstance(size, int)
+        if size is not None:
+            try:
+                size = operator.index(size)  # pyright: ignore[reportArgumentType]
+            except TypeError:
+                raise DposcopeError(f"batch_size {size!r} is no whole number; give one, such as 8") from None
         while True:
             try:
                 with unrepeated():

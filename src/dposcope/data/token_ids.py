@@ -47,11 +47,26 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, spe
     """
     found: list[list[int]] = []
     for group in _groups(texts):
-        ids: list[list[int]] = tokenizer(group, add_special_tokens=special, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]  # pyright: ignore[reportAssignmentType]
+        try:
+            ids: list[list[int]] = tokenizer(
+                group, add_special_tokens=special, return_attention_mask=False, verbose=False
+            )["input_ids"]  # pyright: ignore[reportAssignmentType]
+        except TypeError:
+            for text in group:
+                _check_whole_characters(text)
+            raise
         found += ids
     return found
+
+
+def _check_whole_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DposcopeError(
+            f"a text has half of a character in it ({text[error.start]!a}), which no tokenizer reads; write it as "
+            "text.encode(errors='replace').decode()"
+        ) from None
 
 
 def continued_texts(

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import whole
 from dposcope.model.language_model import LanguageModel
 from dposcope.reading import known
 
@@ -88,7 +89,7 @@ class Direction:
 
     def random_like(self, seed: int) -> "Direction":
         """A random direction of the same norm: the control for steering and ablation."""
-        stream = torch.Generator().manual_seed(seed)
+        stream = torch.Generator().manual_seed(whole("seed", seed))
         vector = torch.randn(self.vector.shape, generator=stream, dtype=torch.float64)
         return Direction(vector / vector.norm() * self.norm, "random", self.block, {"seed": seed})
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
@@ -98,7 +98,7 @@ def residual_features(
     Raises:
         DposcopeError: a text has only special tokens, or there is no such block.
     """
-    check_texts("texts", texts)
+    texts = listed("texts", texts)
     check_protocol(protocol)
     max_tokens = min(max_tokens, lm.context_length)
     check_block(lm, block, protocol)

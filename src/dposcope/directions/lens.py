@@ -9,6 +9,7 @@ from dposcope.data.short import short_repr
 from dposcope.data.token_ids import token_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_tensor, whole
 from dposcope.model.language_model import LanguageModel
 
 
@@ -40,12 +41,16 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
             model's precision.
     """
     given = vectors.vector if isinstance(vectors, Direction) else vectors
+    check_tensor("vectors", given)
+    if given.ndim == 0:
+        raise DposcopeError("a vector to read is one number; give a vector [d], or several [n, d]")
     rows = given.reshape(-1, given.shape[-1])
     if rows.shape[-1] != lm.d_model:
         raise DposcopeError(
             f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}; give vectors of this model"
         )
     vocabulary = int(lm.model.config.get_text_config().vocab_size)
+    k = whole("k", k)
     if not 1 <= k <= vocabulary:
         raise DposcopeError(f"k {k} is out of range; give 1 to {vocabulary:,} tokens")
     result: list[Lens] = []

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
@@ -40,6 +41,7 @@ def mean_difference(
     Raises:
         DposcopeError: a class is missing.
     """
+    texts = listed("texts", texts)
     positive = check_classes(texts, labels)
     features = features or residual_features(
         lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_sp
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction
 from dposcope.directions.features import Features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
@@ -82,6 +83,7 @@ def fit_probe(
         DposcopeError: a class is missing or too small to split.
     """
     check_protocol(protocol)
+    texts = listed("texts", texts)
     positive = check_classes(texts, labels)
     smallest = int(min(positive.sum(), (~positive).sum()))
     if smallest < SMALLEST_CLASS:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.head.logits import transform, unembedding
@@ -45,8 +45,7 @@ def token_contrast(
             of the residual stream, as something stands before it (ModernBERT).
     """
     check_choice("matrix", matrix, ("input", "output"))
-    check_texts("toxic", toxic)
-    check_texts("non_toxic", non_toxic)
+    toxic, non_toxic = listed("toxic", toxic), listed("non_toxic", non_toxic)
     if not toxic or not non_toxic:
         raise DposcopeError("token contrast needs at least one seed word on each side")
     if matrix == "output" and transform(lm.model) is not None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
 
 READ: Final = 100_000
@@ -45,8 +45,7 @@ class Scorer:
             DposcopeError: `texts` is a single text; or the function failed, or did not return one number in [0, 1] per
                 text.
         """
-        check_texts("texts", texts)
-        texts = [text[:READ] for text in texts]
+        texts = [text[:READ] for text in listed("texts", texts)]
         unseen = [text for text in dict.fromkeys(texts) if text.strip() and text not in self._known]
         if unseen:
             self._known.update(zip(unseen, self._checked(unseen), strict=True))

@@ -14,6 +14,7 @@ from torch import Tensor
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import blocks_given, number
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import Applied, Change, Site, attention_sites, hooked, mlp_sites
 from dposcope.model.language_model import LanguageModel
@@ -43,7 +44,8 @@ class Ablation:
         """Normalise the direction; check all values."""
         unit = as_direction(self.direction).unit
         if self.blocks is not None:
-            object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
+            object.__setattr__(self, "blocks", tuple(sorted(set(blocks_given("blocks", self.blocks)))))
+        object.__setattr__(self, "weight", number("weight", self.weight))
         if not math.isfinite(self.weight):
             raise DposcopeError(f"an ablation's weight is {self.weight}; give a finite number, such as 1")
         object.__setattr__(self, "direction", unit.to(torch.float32))

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_tensor
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sets import NeuronSet, check_neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,9 @@ class Assign:
 
     def __post_init__(self) -> None:
         """Normalise types; check shapes and values."""
+        check_tensor("values to assign", self.values)
         values = self.values.detach().to("cpu", torch.float32, copy=True)
+        check_neurons(self.neurons)
         if values.shape != self.neurons.mask.shape:
             raise DposcopeError(
                 f"values have shape {list(values.shape)}, the neuron set {list(self.neurons.mask.shape)}"

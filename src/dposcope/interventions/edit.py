@@ -16,6 +16,7 @@ from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.origin import Trained, checked_facts
+from dposcope.model.checks.given import number, whole
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
@@ -72,7 +73,8 @@ class Edit:
         `about` joins what the parts say, but for the strength of a part, which is not that of the whole.
 
         Raises:
-            DposcopeError: gains of two parts are of different shapes, or act at some positions only.
+            DposcopeError: gains of two parts are of different shapes, or act at some positions only; or a part is none
+                of these.
         """
         joined: dict[str, Gains] = {}
         ablations: tuple[Ablation, ...] = ()
@@ -82,6 +84,7 @@ class Edit:
             if isinstance(part, Ablation):
                 ablations += (part,)
                 continue
+            _check_part(part)
             # `cls` refuses gains that act only at some positions.
             whole = part if isinstance(part, Edit) else cls(part) if part.of == "neurons" else cls(head_gains=part)
             facts |= {name: fact for name, fact in whole.about.items() if name != _SCALED or len(parts) == 1}
@@ -99,6 +102,7 @@ class Edit:
         Raises:
             DposcopeError: the factor is no finite number.
         """
+        factor = number("strength", factor)
         if not math.isfinite(factor):
             raise DposcopeError(f"a strength of {factor} is no finite number; 1 is the edit as it is")
         if factor == 1:
@@ -140,7 +144,7 @@ class Edit:
         """
         gains = None if self.gains is None else self.gains.shuffled(seed, among=among)
         of_heads = None if self.head_gains is None else self.head_gains.shuffled(seed)
-        stream = torch.Generator().manual_seed(seed)
+        stream = torch.Generator().manual_seed(whole("seed", seed))
         random = tuple(
             replace(ablation, direction=torch.randn(ablation.direction.shape, generator=stream, dtype=torch.float64))
             for ablation in self.ablations
@@ -216,6 +220,14 @@ class Edit:
 
 _SCALED: Final = "scaled_by"
 """The fact that tells the strength of an edit that was made weaker or stronger."""
+
+
+def _check_part(part: object) -> None:
+    if not isinstance(part, Edit | Gains):
+        raise DposcopeError(
+            f"a {type(part).__name__} is no part of an Edit; give gains, ablations and edits one after the other, and "
+            "apply others beside it: `with edit.on(lm), other.on(lm):`"
+        )
 
 
 def _product(one: Gains, other: Gains) -> Gains:

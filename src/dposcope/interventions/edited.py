@@ -12,14 +12,16 @@ from typing import Any, NoReturn
 
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.errors import DposcopeError
+from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.fold import fold_
+from dposcope.interventions.gains import Gains
 from dposcope.model.hooks import Applied, shared
 from dposcope.model.language_model import LanguageModel
 
 
 @contextmanager
-def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
+def edited(lm: LanguageModel, edit: Edit | Gains | Ablation) -> Generator[LanguageModel]:
     """A second, edited model inside the context. `lm` is unchanged, and both models may be run.
 
     Gains of neurons act on activations m, `[B, T, d_mlp]`. Ablations and gains of heads do not act on neurons, so they
@@ -27,12 +29,13 @@ def edited(lm: LanguageModel, edit: Edit) -> Generator[LanguageModel]:
 
     Args:
         lm: the plain model.
-        edit: the edit of the second model.
+        edit: the edit of the second model, or one part of it.
 
     Raises:
         DposcopeError: the edit does not fit the model; an intervention is on `lm`; the edit has more than gains of
             neurons, and the model is quantised; or, on leaving, the second model was never run.
     """
+    edit = Edit.of(edit)
     other = shared(lm)
     fold_(other, replace(edit, gains=None))
     other = replace(other, name=f"{lm.name} + {edit.told(lm)}")

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_tensor, whole
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, heads_site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sets import NeuronSet, check_neurons
 from dposcope.protocols import check_choice
 
 Of = Literal["neurons", "heads"]
@@ -38,6 +39,7 @@ class Gains:
 
     def __post_init__(self) -> None:
         """Normalise types; check shapes and values."""
+        check_tensor("gains", self.values)
         if self.values.ndim != 2:
             raise DposcopeError(f"gains need shape [L, d_mlp], not {list(self.values.shape)}")
         check_choice("of", self.of, ("neurons", "heads"))
@@ -68,9 +70,13 @@ class Gains:
             seed: of the order.
             among: every neuron of the model, see `NeuronSet.of`; None: each gain is one of a neuron.
         """
-        stream = torch.Generator().manual_seed(seed)
+        stream = torch.Generator().manual_seed(whole("seed", seed))
         values = self.values.clone()
         masks = torch.ones_like(values, dtype=torch.bool) if among is None else among.mask
+        if masks.shape != values.shape:
+            raise DposcopeError(
+                f"neurons of {list(masks.shape)} do not fit gains of {list(values.shape)}; use a set of the same model"
+            )
         for row, mask in zip(values, masks, strict=True):
             own = row[mask]
             row[mask] = own[torch.randperm(len(own), generator=stream)]
@@ -100,6 +106,7 @@ class Gains:
         Raises:
             DposcopeError: the set is of another shape.
         """
+        check_neurons(neurons)
         if neurons.mask.shape != self.values.shape:
             raise DposcopeError(
                 f"neurons of {list(neurons.mask.shape)} do not fit gains of {list(self.values.shape)}; "

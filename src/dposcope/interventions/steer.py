@@ -11,6 +11,7 @@ from torch import Tensor
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import number, whole
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_sites, residual_site
 from dposcope.model.language_model import LanguageModel
@@ -41,6 +42,8 @@ class Steer:
         """Check all values; copy a vector."""
         check_choice("site", self.site, ("residual", "mlp"))
         object.__setattr__(self, "positions", Positions(self.positions))
+        object.__setattr__(self, "alpha", number("alpha", self.alpha))
+        object.__setattr__(self, "block", whole("block", self.block))
         if not math.isfinite(self.alpha):
             raise DposcopeError(f"alpha {self.alpha} is no finite number; give one, such as 2")
         as_direction(self.vector)

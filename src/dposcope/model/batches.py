@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, settled, token_ids
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import whole
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.size import ModelSize, model_size
@@ -97,7 +98,7 @@ def check_cut(max_tokens: int | None, keep: str) -> None:
         DposcopeError: it is so.
     """
     check_choice("keep", keep, ("start", "end"))
-    if max_tokens is not None and max_tokens < 1:
+    if max_tokens is not None and whole("a limit of tokens:", max_tokens) < 1:
         raise DposcopeError(f"a limit of {max_tokens} tokens is below 1; give a positive number, or None")
 
 
@@ -139,7 +140,7 @@ def rows_to_read(batch_size: int | None) -> int:
     """
     if batch_size is None:
         return READ
-    if batch_size < 1:
+    if whole("batch_size", batch_size) < 1:
         raise DposcopeError(f"batch size {batch_size} is below 1; give a positive number")
     return batch_size
 

@@ -68,10 +68,13 @@ def forget(model: nn.Module) -> None:
     A text of one token would begin with them; and they hold what a pass keeps for its gradients, and cannot be copied
     then.
     """
-    for module in model.modules():
-        for name in _STATES:
-            if name in vars(module):
-                setattr(module, name, None)
+    for module, name in state_places(model):
+        setattr(module, name, None)
+
+
+def state_places(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Where blocks keep states of a text in themselves, as a module and the name of its attribute (RecurrentGemma)."""
+    return [(module, name) for module in model.modules() for name in _STATES if name in vars(module)]
 
 
 def given_cache(arguments: Mapping[str, Any]) -> Any:

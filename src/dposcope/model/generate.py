@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dposcope.data.short import short_repr
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, Progress, by_row, rows_to_write
 from dposcope.model.cache import cache_argument, new_cache, takes_cache
 from dposcope.model.chat.prompts import encode_prompts
+from dposcope.model.checks.given import number, whole
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
 
@@ -36,7 +38,11 @@ class Sampling:
     """Number of the first prompt. With it, prompts given in parts are sampled as if they were given at once."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Normalise numbers; refuse values out of range."""
+        object.__setattr__(self, "temperature", number("temperature", self.temperature))
+        object.__setattr__(self, "top_p", number("top_p", self.top_p))
+        object.__setattr__(self, "seed", whole("seed", self.seed))
+        object.__setattr__(self, "first_row", whole("first_row", self.first_row))
         if not self.temperature > 0:
             raise DposcopeError(f"temperature {self.temperature} is not above 0; for greedy text leave sampling out")
         if not 0 < self.top_p <= 1:
@@ -61,14 +67,17 @@ class Continuation:
     __repr__ = short_repr
 
 
-def check_written(written: Sequence[Continuation]) -> None:
-    """Refuse one continuation where a list of them belongs.
+def check_written(written: Sequence[object]) -> None:
+    """Refuse one continuation where a list of them belongs, and a list of something else.
 
     Raises:
-        DposcopeError: it is one.
+        DposcopeError: it is so.
     """
     if isinstance(written, Continuation):
         raise DposcopeError("one continuation was given, and a list of them belongs here; write it in brackets: […]")
+    strange = next((one for one in written if not isinstance(one, Continuation)), None)
+    if strange is not None:
+        raise DposcopeError(f"a {type(strange).__name__} is no continuation; give what dposcope.generate returns")
 
 
 Watch = Callable[[int, int], None]
@@ -144,9 +153,10 @@ def generate(
     """
     _check(lm, new_tokens)
     alone = isinstance(prompts, str)
-    if not alone and not prompts:
+    given = [prompts] if alone else listed("prompts", prompts)
+    if not given:
         return []
-    encoded = encode_prompts(lm, [prompts] if alone else prompts, max_tokens=max_prompt_tokens, keep=keep)
+    encoded = encode_prompts(lm, given, max_tokens=max_prompt_tokens, keep=keep)
     written = continue_ids(
         lm,
         encoded,
@@ -246,7 +256,7 @@ def check_room(
 
 
 def _check(lm: LanguageModel, new_tokens: int) -> None:
-    if new_tokens < 1:
+    if whole("new_tokens", new_tokens) < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")

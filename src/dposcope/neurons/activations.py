@@ -13,7 +13,7 @@ from torch import Tensor
 from dposcope.artefacts import load_tensors, save_tensors
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
 from dposcope.model.batches import Batch, batches, rows_to_write
@@ -301,6 +301,7 @@ def collect_means(
         batch_size: prompts at a time; None: up to 128, see `rows_to_write`.
         progress: called after each batch.
     """
+    prompts = listed("prompts", prompts)
     accumulator = accumulate(
         lm,
         prompts,
@@ -346,7 +347,6 @@ def accumulate(
     Raises:
         DposcopeError: no prompt, or an unknown protocol.
     """
-    check_texts("prompts", prompts)
     check_protocol(protocol)
     if not prompts:
         raise DposcopeError("no prompt to collect means on; give at least one")

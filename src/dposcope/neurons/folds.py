@@ -9,7 +9,7 @@ import torch
 
 from dposcope.artefacts import value_files
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
 from dposcope.memory import halving_batches
 from dposcope.model.generate import Progress
@@ -126,7 +126,7 @@ def collect_by_fold(
     Raises:
         DposcopeError: K is 1, negative or above the number of prompts; as `collect_means`.
     """
-    check_texts("prompts", prompts)
+    prompts = listed("prompts", prompts)
     if folds < 0 or folds == 1:
         raise DposcopeError(f"{folds} folds cannot be compared; give 2 or more, or 0 for none")
     if folds > len(prompts):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dposcope.artefacts import NoFacts, load_tensors, save_tensors
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import blocks_given, check_tensor, whole
 from dposcope.model.language_model import LanguageModel
 
 
@@ -22,6 +23,7 @@ class NeuronSet:
 
     def __post_init__(self) -> None:
         """Copy the mask; refuse what is none."""
+        check_tensor("neurons", self.mask)
         if self.mask.dtype != torch.bool or self.mask.ndim != 2:
             raise DposcopeError(
                 f"a NeuronSet needs a bool mask [L, d_mlp], not {self.mask.dtype} {list(self.mask.shape)}"
@@ -53,7 +55,7 @@ class NeuronSet:
 
     def __sub__(self, other: "NeuronSet") -> "NeuronSet":
         """Neurons of this set that are not in `other`."""
-        return self & ~other
+        return self._with(other, lambda mine, theirs: mine & ~theirs)
 
     def __invert__(self) -> "NeuronSet":
         """All other neurons."""
@@ -116,7 +118,7 @@ class NeuronSet:
         Raises:
             DposcopeError: a block has too few to draw from, or `among` is of another shape.
         """
-        stream = torch.Generator().manual_seed(seed)
+        stream = torch.Generator().manual_seed(whole("seed", seed))
         mask = torch.zeros_like(self.mask)
         open_to_draw = self._open_to_draw(among)
         for block, count in enumerate(self.per_block):
@@ -153,7 +155,7 @@ class NeuronSet:
         order = order[(flat | open_to_draw)[order]]
         if by.flatten()[order].isnan().any():
             raise DposcopeError("scores hold NaN; a neuron without a score cannot be matched")
-        stream, mask = torch.Generator().manual_seed(seed), torch.zeros_like(flat)
+        stream, mask = torch.Generator().manual_seed(whole("seed", seed)), torch.zeros_like(flat)
         for number, of_bin in enumerate(order.tensor_split(bins), 1):
             members, count = of_bin[open_to_draw[of_bin]], int(flat[of_bin].sum())
             if len(members) < count:
@@ -170,7 +172,7 @@ class NeuronSet:
         Raises:
             DposcopeError: there is no such block.
         """
-        chosen, count = list(blocks), len(self.mask)
+        chosen, count = blocks_given("blocks", blocks), len(self.mask)
         missing = [block for block in chosen if not -count <= block < count]
         if missing:
             raise DposcopeError(f"no block {missing[-1]} in a set of neurons of {count} blocks; give 0 to {count - 1}")
@@ -212,6 +214,7 @@ class NeuronSet:
     def _open_to_draw(self, among: "NeuronSet | None") -> Tensor:
         if among is None:
             return torch.ones_like(self.mask)
+        check_neurons(among)
         if among.mask.shape != self.mask.shape:
             raise DposcopeError(
                 f"neurons of {list(among.mask.shape)} to draw from do not fit a set of {list(self.mask.shape)}; "
@@ -220,6 +223,17 @@ class NeuronSet:
         return among.mask
 
     def _with(self, other: Any, operation: Callable[[Tensor, Tensor], Tensor]) -> "NeuronSet":
+        check_neurons(other)
         if self.mask.shape != other.mask.shape:
             raise DposcopeError(f"sets of different models: {list(self.mask.shape)} and {list(other.mask.shape)}")
         return NeuronSet(operation(self.mask, other.mask))
+
+
+def check_neurons(given: object) -> None:
+    """Refuse what is no set of neurons, such as its mask.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, NeuronSet):
+        raise DposcopeError(f"a {type(given).__name__} is no set of neurons; give a NeuronSet, as NeuronSet(mask)")

@@ -1,6 +1,6 @@
 """Activations of given neurons on every token of given texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
+from dposcope.model.checks.given import whole
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import Change, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -33,8 +34,13 @@ def trace(
     Raises:
         DposcopeError: no text, an empty one, or a neuron outside 0 … L · d_mlp − 1.
     """
+    texts = list(texts)
     if any(isinstance(text, str) for text in texts):
         raise DposcopeError("a trace reads token ids; give those of each text, as in tokenizer(texts)['input_ids']")
+    each: list[object] = [*texts]
+    if not all(isinstance(text, Iterable) for text in each):
+        raise DposcopeError("one text was given, and a list of them belongs here; write it in brackets: [ids]")
+    texts = [[whole("token", one) for one in text] for text in texts]
     if not texts or not all(texts):
         raise DposcopeError("there is no text to trace, or an empty one; give token ids of at least one token each")
     chosen = torch.tensor(list(neurons), dtype=torch.long)

@@ -25,9 +25,11 @@ from helpers.families import (
     hook_count,
     logits_of,
     random_gains,
+    tiny,
     trace,
     without_end,
 )
+from helpers.more_families import MORE
 
 IDS = [2, 40, 41, 55, 60, 61, 70, 33, 12, 90]
 
@@ -328,3 +330,31 @@ def test_a_held_model_is_loaded_once_and_let_go_with_its_stack(llama):
                 assert opened.interchange.source is other
         assert events == ["loaded"]
     assert events == ["loaded", "let go"]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_two_interchanges_from_a_model_that_keeps_states_in_its_blocks_are_as_one(use_cache):
+    base = MORE["recurrent_gemma"].build()
+    source = tuned(base)
+
+    def written(*parts):
+        with ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(Interchange(source, part).on(base))
+            return [one.ids for one in generate(base, TEXTS, new_tokens=8, use_cache=use_cache)]
+
+    both = written(Parts(mlps=frozenset({0, 1}), attentions=frozenset({2})))
+    assert both != written(Parts(mlps=frozenset({0})))
+    assert written(Parts(mlps=frozenset({0})), Parts(mlps=frozenset({1}), attentions=frozenset({2}))) == both
+
+
+def test_interchanges_that_take_values_from_each_other_are_refused():
+    base = tiny("llama")
+    source, parts = tuned(base), Parts(mlps=frozenset({0}))
+    plain = generate(base, TEXTS, new_tokens=2)
+    with Interchange(source, parts).on(base):
+        one_way = generate(base, TEXTS, new_tokens=2)
+        with pytest.raises(DposcopeError, match="take values from each other"), Interchange(base, parts).on(source):
+            generate(base, TEXTS, new_tokens=2)
+        assert generate(base, TEXTS, new_tokens=2) == one_way
+    assert generate(base, TEXTS, new_tokens=2) == plain

@@ -7,7 +7,7 @@ from functools import cached_property
 from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.evaluation.sampled.ideal import Ideal
 from dposcope.evaluation.scorer import Scorer
 from dposcope.model.language_model import LanguageModel
@@ -52,8 +52,8 @@ class Materials:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Refuse one prompt instead of several."""
-        check_texts("prompts", self.prompts)
+        """Refuse one prompt instead of several; keep them as a tuple."""
+        object.__setattr__(self, "prompts", tuple(listed("prompts", self.prompts)))
 
     @property
     def scorers(self) -> dict[str, Scorer]:

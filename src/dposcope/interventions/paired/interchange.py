@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import Thread, current_thread
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from transformers import DynamicCache
 from dposcope.artefacts import tensor_fingerprint
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.cache import cache_argument, given_cache, named_arguments, new_cache
+from dposcope.model.cache import cache_argument, given_cache, named_arguments, new_cache, state_places
+from dposcope.model.checks.given import blocks_given
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -36,7 +37,7 @@ from dposcope.model.hooks import (
 )
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
-from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sets import NeuronSet, check_neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +60,13 @@ class Parts:
     def __post_init__(self) -> None:
         """Normalise; refuse parts that are none."""
         for name in ("mlps", "attentions", "residuals"):
-            object.__setattr__(self, name, frozenset(int(block) for block in getattr(self, name)))
+            object.__setattr__(self, name, frozenset(blocks_given(name, getattr(self, name))))
         if self.heads is not None:
             if self.heads.dtype != torch.bool or self.heads.ndim != 2:
                 raise DposcopeError(f"heads need a bool mask [L, heads], not {self.heads.dtype} {[*self.heads.shape]}")
             object.__setattr__(self, "heads", self.heads.detach().cpu().clone())
+        if self.neurons is not None:
+            check_neurons(self.neurons)
         masks = [
             one.any() for one in (self.heads, None if self.neurons is None else self.neurons.mask) if one is not None
         ]
@@ -73,7 +76,7 @@ class Parts:
     @classmethod
     def blocks(cls, blocks: Iterable[int]) -> "Parts":
         """All that some blocks write: their attention and their MLP."""
-        chosen = frozenset(blocks)
+        chosen = frozenset(blocks_given("blocks", blocks))
         return cls(mlps=chosen, attentions=chosen)
 
     @property
@@ -172,7 +175,7 @@ class Interchange:
 
         Raises:
             DposcopeError: the models do not belong together, a part is not in them, a forward pass has a cache that
-                began outside, or embeddings in the place of tokens.
+                began outside, or embeddings in the place of tokens; or `source` takes values from `lm` itself.
         """
         check_models(lm, self.source)
         source = shared(lm) if self.source.model is lm.model else self.source
@@ -298,6 +301,10 @@ class _Beside:
     outer: WeakKeyDictionary[Thread, nn.Module] = field(default_factory=WeakKeyDictionary[Thread, nn.Module])
     """The module whose pass is under way in a thread: a model calls its base model, which must not start the source
     again."""
+    reading: WeakSet[Thread] = field(default_factory=WeakSet[Thread])
+    """Threads in which the source's pass is under way."""
+    kept: WeakKeyDictionary[Any, list[Any]] = field(default_factory=WeakKeyDictionary[Any, list[Any]])
+    """The model's cache → what the source's blocks keep of that text in themselves."""
 
     @contextmanager
     def following(self, lm: LanguageModel) -> Generator[None]:
@@ -310,6 +317,8 @@ class _Beside:
             yield
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if current_thread() in self.reading:
+            raise DposcopeError("two interchanges take values from each other; leave one of them before the other")
         if current_thread() in self.outer:
             return
         self.outer[current_thread()] = module
@@ -319,12 +328,31 @@ class _Beside:
             raise DposcopeError("an interchange needs tokens, not embeddings: call the model with input_ids")
         given = {name: every[name] for name in ("attention_mask", "position_ids") if every.get(name) is not None}
         device = self.source.device
-        with torch.no_grad():
+        cache = given_cache(every)
+        with torch.no_grad(), self._own_states(cache):
             self.source.model.base_model(
                 input_ids=tokens.to(device),
                 **{name: tensor.to(device) for name, tensor in given.items()},
-                **self._cache(given_cache(every)),
+                **self._cache(cache),
             )
+
+    @contextmanager
+    def _own_states(self, theirs: Any) -> Generator[None]:
+        """What the source's blocks keep in themselves is of this text inside, as others may read with it, too."""
+        places = state_places(self.source.model)
+        before = [getattr(module, name) for module, name in places]
+        mine = before if theirs is None else self.kept.get(theirs, before)
+        for (module, name), state in zip(places, mine, strict=True):
+            setattr(module, name, state)
+        self.reading.add(current_thread())
+        try:
+            yield
+            if theirs is not None and places:
+                self.kept[theirs] = [getattr(module, name) for module, name in places]
+        finally:
+            self.reading.discard(current_thread())
+            for (module, name), state in zip(places, before, strict=True):
+                setattr(module, name, state)
 
     def _end(self, module: nn.Module, *_: Any) -> None:
         if module is self.outer.get(current_thread()):

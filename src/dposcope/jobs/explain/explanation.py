@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.directions.judge import TokenJudge, WordListJudge
 from dposcope.errors import DposcopeError
@@ -149,7 +149,7 @@ def explain(
     Raises:
         DposcopeError: the models do not belong together, or the direction does not fit.
     """
-    check_texts("prompts", prompts)
+    prompts = listed("prompts", prompts)
     direction = as_direction(direction, base)
     parts = PARTS if len(prompts) >= PARTS else 0
     how: Any = {"new_tokens": new_tokens, "protocol": protocol, "batch_size": batch_size, "progress": progress}
