@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -50,10 +51,10 @@ def number(name: str, value: Any) -> float:
     Raises:
         DposcopeError: it is none.
     """
-    try:
-        return float("none" if isinstance(value, str) else value)
-    except (TypeError, ValueError, RuntimeError):
-        raise DposcopeError(f"{name} {value!r:.40} is no number; give one, such as 1") from None
+    if not isinstance(value, str):  # of which Python would read some
+        with suppress(TypeError, ValueError, RuntimeError):
+            return float(value)
+    raise DposcopeError(f"{name} {value!r:.40} is no number; give one, such as 1")
 
 
 def check_tensor(name: str, value: object) -> None:
