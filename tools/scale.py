@@ -8,11 +8,12 @@ No model is loaded and nothing is measured: sizes come from configs that are bui
 estimates (`--dry-run`), and the rates of both machines are written below.
 """
 
+import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -39,7 +40,7 @@ from dposcope.jobs.pairs.settings import PairsSettings
 from dposcope.jobs.settings import ProbeSettings
 from dposcope.jobs.tune.settings import TuneSettings
 from dposcope.model.language_model import LanguageModel
-from dposcope.model.size import model_size
+from dposcope.model.size import ModelSize, model_size
 from dposcope.training.kept import Kept
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -97,9 +98,36 @@ def counted() -> Counted:
     )
 
 
-def works(lm: LanguageModel) -> dict[str, Work]:
-    """Command → what it does with a model like this."""
-    found, kept = model_size(lm.model), Kept(lm)
+@dataclass(frozen=True, eq=False)
+class Alike(Kept):
+    """What a model keeps whose blocks are alike, counted on two and four of them: each further one keeps as much."""
+
+    four: Kept
+    blocks: int
+    """Of the whole model."""
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> "Alike":
+        """Of a config with more blocks."""
+        two, four = (without_weights(_cut(config, blocks)) for blocks in (2, 4))
+        return cls(two, Kept(four), config.num_hidden_layers)
+
+    def per_token(self, *given: Any, **named: Any) -> float | None:
+        """Of one token, over all blocks."""
+        two, four = super().per_token(*given, **named), self.four.per_token(*given, **named)
+        return None if two is None or four is None else two + (self.blocks - 2) * (four - two) / 2
+
+
+def _cut(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
+    few = copy.deepcopy(config)
+    few.num_hidden_layers = blocks
+    if "layer_types" in few.to_dict():
+        few.layer_types = few.layer_types[:blocks]
+    return few
+
+
+def works(found: ModelSize, kept: Kept) -> dict[str, Work]:
+    """Command → what it does with a model of this size, of which training keeps so much."""
     running, data, comments = Running(found, 2), counted(), Texts.alike(COMMENTS, COMMENT)
     probe = ProbeSettings()
     condition = ConditionSpec("edit", (PartSpec("edit", {}),))
@@ -155,15 +183,14 @@ def page() -> str:
     """All of it."""
     parts = [_HEAD]
     for name, config in configs().items():
-        lm = without_weights(config)
-        found = model_size(lm.model)
+        found = model_size(without_weights(config).model)
         lines = [
             f"\n## {name}\n",
             f"{rounded(found.parameters / 1e9):g} billion parameters: {size(2.0 * found.parameters)} in bfloat16.\n",
             "| command | memory | disk | 80-GB GPU | first limit there | 2 CPU cores |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-        for command, work in works(lm).items():
+        for command, work in works(found, Alike.of(config)).items():
             meanwhile = f" (+ {size(work.scratch)} meanwhile)" if work.scratch > 1e9 else ""
             fits = work.bottleneck(GPU) != MEMORY
             gpu = _about(work.seconds(GPU)) if fits else "–"

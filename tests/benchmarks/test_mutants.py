@@ -46,7 +46,7 @@ def test_annotations_and_stars_of_signatures_are_left_alone():
 
 def test_a_changed_module_is_imported_in_the_place_of_the_file():
     source = (SOURCE / MODULE).read_text(encoding="utf-8")
-    changed = source.replace("return self & ~other", "return self | ~other")
+    changed = source.replace("mine & ~theirs", "mine | ~theirs")
     finder = _Changed(Mutant(MODULE, 1, "arithmetic", "", "", changed))
     spec = finder.find_spec("dposcope.neurons.sets")
     module = importlib.util.module_from_spec(spec)

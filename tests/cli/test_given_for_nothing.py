@@ -474,7 +474,7 @@ def test_an_option_of_one_study_must_count_there_and_a_shared_one_need_not(tmp_p
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_of_benchmarks_pass(name):
-    parsed([part.format(model="M", out="runs") for part in COMMANDS[name]])
+    parsed([part.format(model="M", out="runs", pairs="pairs.jsonl") for part in COMMANDS[name]])
 
 
 def test_it_is_refused_before_a_folder_is_made(capsys, monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
 """What the backward pass of a training keeps of the forward pass, counted on a model without numbers."""
 
 import copy
-import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout.config import attention_kind
 from dposcope.model.layout.names import is_read_alone
 from dposcope.model.layout.projections import is_projection, projection_width
+from dposcope.terminal import only_our_words
 from dposcope.training.batches.reading import for_attention, takes_positions
 from dposcope.training.objective import Objective
 from dposcope.training.policy import Arm
@@ -81,7 +81,8 @@ class Kept:
         # A model that is made from a config writes its precision there.
         config, attention = copy.deepcopy(self.lm.model.config), attention_kind(self.lm.model)
         try:
-            with FakeTensorMode(), _quiet():
+            with FakeTensorMode(), only_our_words(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 with no_init_weights():
                     model = AutoModelForCausalLM.from_config(
                         config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
@@ -93,20 +94,6 @@ class Kept:
             if is_memory(error):
                 raise
             return None
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Neither warnings, nor what torch logs where an operation does not run on shapes."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.disabled
-    log.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = before
 
 
 @contextmanager

@@ -185,6 +185,19 @@ def _cloned(head: Unembedding) -> Unembedding:
     return Unembedding(head.weight.detach().clone(), bias, head.softcap, head.scale)
 
 
+def check_adaptable(lm: LanguageModel) -> None:
+    """Refuse to train a LoRA adapter of a mixture of experts.
+
+    Raises:
+        DposcopeError: it is one.
+    """
+    if lm.experts is not None:
+        raise DposcopeError(
+            "LoRA of a mixture of experts is not supported, as its experts are no Linear layers; train gains, or all "
+            "weights"
+        )
+
+
 @contextmanager
 def low_rank(
     lm: LanguageModel,
@@ -218,11 +231,7 @@ def low_rank(
     _check_mode(lm)
     teacher_arm = _teacher_arm(teacher, objective)
     _check_bare(lm)
-    if lm.experts is not None:
-        raise DposcopeError(
-            "LoRA of a mixture of experts is not supported, as its experts are no Linear layers; train gains, or all "
-            "weights"
-        )
+    check_adaptable(lm)
     if find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
     from peft import LoraConfig, get_peft_model

@@ -9,11 +9,14 @@ from dposcope.jobs.dpo.job import run_dpo
 from dposcope.jobs.dpo.settings import DpoSettings
 from dposcope.jobs.estimate import dpo as estimate
 from dposcope.jobs.estimate.dpo import Trained, dpo_stages, dpo_work
+from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Running, Texts, Work
+from dposcope.jobs.settings import LoadSettings
 from dposcope.model.load import load
 from dposcope.model.quantised import loading
 from dposcope.model.size import ModelSize
 from dposcope.training import kept, policy
+from helpers.families import tiny
 from helpers.jobs import make_job, write_jsonl
 from helpers.preferences import pairs_file
 
@@ -90,6 +93,27 @@ def test_the_rank_of_an_adapter_is_in_its_memory(tmp_path):
         return dpo_work(str(job.model), tmp_path / "out", settings).peak.activations
 
     assert activations(64) > activations(1)
+
+
+@pytest.mark.parametrize(("quantise", "of_code"), [("4bit", 0.5 + 4 / 64), ("8bit", 1.0)])
+def test_codes_take_less_memory_than_weights(quantise, of_code, tmp_path):
+    job = make_job(tmp_path / "job")
+    plain, coded = (
+        start(str(job.model), LoadSettings(dtype="float32", device="cpu", **given)).running
+        for given in ({}, {"quantise": quantise})
+    )
+    text = tiny("llama").model.config
+    attention = text.hidden_size * (2 * text.hidden_size + 2 * text.num_key_value_heads * text.head_dim)
+    mlp = 3 * text.hidden_size * text.intermediate_size
+    assert plain.weights - coded.weights == text.num_hidden_layers * (attention + mlp) * (4 - of_code)
+
+
+def test_an_adapter_of_a_mixture_is_refused_by_a_dry_run_too(tmp_path):
+    job = make_job(tmp_path / "job", "mixtral")
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+    settings = DpoSettings.filled({"pairs": str(pairs), "learn_text": str(job.neutral), "train": "lora"} | GIVEN)
+    with pytest.raises(DposcopeError, match="LoRA of a mixture of experts is not supported"):
+        dpo_work(str(job.model), tmp_path / "out", settings)
 
 
 def test_what_is_trained_decides_the_memory(tmp_path):

@@ -30,6 +30,7 @@ from dposcope.training.kept import Kept
 from dposcope.training.optimizers import KINDS, Kind, check_optimizer
 from dposcope.training.schedule import Schedule, examples_seen
 from dposcope.training.token_statistics import LOGITS_AT_ONCE
+from dposcope.training.trainable import check_adaptable
 
 _KEPT = {2: 60.0, 4: 100.0}
 """Bytes of a number → bytes that the backward pass keeps of a token and block, for each number of the stream, as of
@@ -94,6 +95,8 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     asked = read_asked(settings)
     started = start(model, settings, settings)
     lm = started.lm
+    if settings.train == "lora":
+        check_adaptable(lm)
     if settings.teacher is not None:
         check_tuned(settings.teacher, lm)
     if settings.start is not None:

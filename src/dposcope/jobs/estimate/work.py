@@ -161,11 +161,13 @@ class Running:
     """Bytes of a weight."""
     tokenizer: float = 0.0
     """Bytes of its tokenizer in memory."""
+    saved: float = 0.0
+    """Bytes of weights that quantisation saves."""
 
     @property
     def weights(self) -> float:
         """Bytes of all of them."""
-        return float(self.size.parameters * self.itemsize)
+        return self.size.parameters * self.itemsize - self.saved
 
     def reads(
         self, texts: Texts, *, batch: int | None, predicted: int = 0, depth: float = 1.0, models: int = 1
