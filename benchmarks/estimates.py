@@ -73,7 +73,8 @@ def write_pairs(path: Path) -> Path:
     with located(None, "comments.jsonl") as file:
         comments = pl.read_ndjson(file)
     rude, harmless = (comments.filter(toxic=label)["comment_text"].head(80) for label in (1, 0))
-    pl.DataFrame({"prompt": "They wrote:", "chosen": harmless, "rejected": rude}).write_ndjson(path)
+    prompts = [f"Comment {number}:" for number in range(1, len(rude) + 1)]  # pairs of one prompt stay together
+    pl.DataFrame({"prompt": prompts, "chosen": harmless, "rejected": rude}).write_ndjson(path)
     return path
 
 

@@ -1,6 +1,7 @@
 """What a training reads, how many steps it takes, and what it holds are counted before it starts."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from dposcope.model.load import load
 from dposcope.model.quantised import loading
 from dposcope.model.size import ModelSize
 from dposcope.training import kept, policy
+from dposcope.training.batches.examples import Example
 from helpers.families import tiny
 from helpers.jobs import make_job, write_jsonl
 from helpers.preferences import pairs_file
@@ -24,6 +26,7 @@ GIVEN = {
     "batch_size": 4, "micro_batch_size": 2, "warmup_steps": 2, "validation": 6, "validate_every": 16,
     "window_tokens": 12, "window_pool": 9, "device": "cpu", "dtype": "float32",
 }  # fmt: skip
+SCHEDULE = SimpleNamespace(micro_batch_size=2, batch_size=4, windows_per_batch=1)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,18 @@ def test_the_rank_of_an_adapter_is_in_its_memory(tmp_path):
         return dpo_work(str(job.model), tmp_path / "out", settings).peak.activations
 
     assert activations(64) > activations(1)
+
+
+def test_places_are_those_of_the_largest_batch_with_its_padding():
+    """Without shared prompts each completion has a row, as wide as the longest text of its batch."""
+    lengths = [(5, 3, 2), (4, 1, 1), (2, 2, 2), (9, 6, 1), (3, 1, 2)]
+    train = [Example([7] * prompt, ([7] * one, [7] * other)) for prompt, one, other in lengths]
+    window = Example([7] * 6, ())
+    material, schedule = SimpleNamespace(train=train, validation=train[:1], windows=[window] * 3), SCHEDULE
+    found = Trained.of(material, schedule, shared=False, row_tokens=512)
+    rows = 2 * 2 + schedule.windows_per_batch
+    widths = [max(5 + 3 - 1, 4, 6 - 1), max(2 + 2 - 1, 9 + 6 - 1, 6 - 1)]
+    assert found.places == rows * max(widths)
 
 
 @pytest.mark.parametrize(("quantise", "of_code"), [("4bit", 0.5 + 4 / 64), ("8bit", 1.0)])
@@ -178,9 +193,13 @@ def test_an_optimiser_that_cannot_run_is_refused_before_anything_is_read(tmp_pat
 
 
 def test_micro_batches_of_all_weights_hold_a_second_gradient_of_the_head(tmp_path):
-    """Where one has left gradients, the next one's head gradient, and under autocast the casts, stand beside them."""
+    """Where one has left gradients, the next one's head gradient, and under autocast the casts, stand beside them.
+
+    All pairs are as long as each other, so that half a batch has half its places.
+    """
     job = make_job(tmp_path / "job")
-    pairs = pairs_file(tmp_path / "pairs.jsonl")
+    rows = [{"prompt": f"the river {number}", "chosen": " is", "rejected": " no"} for number in range(10, 40)]
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", rows)
 
     def held(**given) -> float:
         settings = DpoSettings.filled({"pairs": str(pairs), **GIVEN, "kl_on": "pairs", **given})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ from dposcope.jobs.opening import check_folder
 from dposcope.jobs.origin import check_architecture
 from dposcope.model.load import device_of, native_bfloat16
 from dposcope.training.batches.examples import Example
-from dposcope.training.batches.reading import fits_one_row
+from dposcope.training.batches.packing import pack
+from dposcope.training.batches.reading import fits_one_row, row_tokens
 from dposcope.training.collator import Material
 from dposcope.training.kept import Kept
 from dposcope.training.optimizers import KINDS, Kind, check_optimizer
@@ -37,6 +39,8 @@ _KEPT = {2: 60.0, 4: 100.0}
 decoders with a gated MLP; where it cannot be counted."""
 _TRAINER: Final = 0.25 * GIB
 """Bytes of what Transformers' Trainer imports, beside what every command does."""
+_TRIED: Final = 64
+"""Batches that are packed, to know how large they get."""
 _MORE: Final = 1.25
 """How much more the passes take than what is kept, for what lives shorter."""
 
@@ -52,21 +56,33 @@ class Trained:
     """Tokens of both completions, a mean over pairs."""
     windows: Texts = field(default_factory=Texts)
     """Tokens that are read, and predicted, of each text for the KL; none: the KL is on the pairs."""
+    places: int = 0
+    """Places of a large batch, with its padding; 0: not known."""
 
     @classmethod
-    def of(cls, material: Material, *, shared: bool) -> "Trained":
+    def of(cls, material: Material, schedule: Schedule, *, shared: bool, row_tokens: int) -> "Trained":
         """Count.
 
         Args:
             material: of the training.
+            schedule: of the training.
             shared: whether a prompt is read once for both completions.
+            row_tokens: about how long a row of several texts may be.
         """
         predicted = [len(ids) for one in material.train for ids in one.completions]
+        micro = schedule.micro_batch_size or schedule.batch_size
+        windows = material.windows[: schedule.windows_per_batch]
+        batches = (material.train[start : start + micro] for start in range(0, len(material.train), micro))
+        packed = (
+            pack([*batch, *windows], pad_id=0, shared=shared, row_tokens=row_tokens)
+            for batch in islice(batches, _TRIED)
+        )
         return cls(
             _of_pairs(material.train, shared=shared),
             _of_pairs(material.validation, shared=shared),
             sum(predicted) / len(material.train),
             Texts(tuple(len(one.prompt) - 1 for one in material.windows)),
+            max(batch.ids.numel() for batch in packed),
         )
 
 
@@ -110,9 +126,10 @@ def dpo_work(model: str, out: Path, settings: DpoSettings) -> Work:
     material = material_of(lm, told, asked.texts, objective, settings.cut, settings.neutral_windows)
     every = [*material.train, *material.validation, *material.windows]
     shared = objective.protocol != "reference" and fits_one_row(lm.model, every)
-    texts, kept = Trained.of(material, shared=shared), Kept(lm)
+    kept = Kept(lm)
 
     def staged(asked: DpoSettings, schedule: Schedule) -> list[Stage]:
+        texts = Trained.of(material, schedule, shared=shared, row_tokens=row_tokens(lm.model))
         stored, beside, on_cpu = started.stored, started.outline.beside, device.type == "cpu"
         return dpo_stages(
             started.running, asked, texts, schedule, stored=stored, beside=beside, kept=kept, on_cpu=on_cpu
@@ -240,7 +257,7 @@ def _training(
     parts = _parameters(running, settings)
     kind = KINDS[schedule.optimizer]
     state = kind.state_bytes(parts, embedding=size.unembedding if settings.train == "full" else 0.0)
-    at_once = micro * texts.train.longest + count * max(texts.windows.lengths, default=0)
+    at_once = texts.places or micro * texts.train.longest + count * max(texts.windows.lengths, default=0)
     learning = Passes(
         read=round(tokens * (1 + beside)),
         operations=(own + beside) * 2.0 * (size.body * tokens + size.unembedding * predicted) / TRAINING,
