@@ -159,6 +159,12 @@ def test_no_folder_is_crowded():
     assert {name: number for name, number in count.items() if number > MOST_FILES} == {}
 
 
+def test_every_folder_of_modules_is_a_package():
+    """The pages of the library are made from packages."""
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
 def settings_named(path: Path) -> set[str]:
     """Classes of settings that a file names, wherever it does."""
     words = {

@@ -1,0 +1,1 @@
+"""Numbers with intervals, comparisons on the same items, and tests of significance."""
