@@ -147,7 +147,7 @@ def check(
             fluency = completion_logppl(lm, pairs, progress=bars.progress)
         bars.stage("Checking pairs")
         statistics = check_pairs(pairs, None if lm is None else lm.tokenizer, judge, validation, fluency=fluency)
-    notes = [*pairs.notes, *(() if validation is None else validation.notes)]
+    notes = list(dict.fromkeys([*pairs.notes, *(() if validation is None else validation.notes)]))
     if json:
         told = statistics.to_json()
         print_json({"file": file, "format": pairs.format, "digest": pairs.digest, "notes": notes, **told})

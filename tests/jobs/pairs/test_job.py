@@ -578,6 +578,8 @@ def test_check_tells_what_it_does_not_read_of_either_file(tmp_path, capsys):
     assert [line.split(" is not read;")[0] for line in told.out.splitlines() if line.startswith("note:")] == [
         f"note: the column 'system' of {file}" for file in files
     ]
+    same = command(capsys, "pairs", "check", files[0], "--against", files[0], "--scorer", "helpers.jobs:softness")
+    assert same.out.count("note:") == 1
 
 
 def test_check_prints_a_table_that_fits(job, ready, capsys):
