@@ -13,6 +13,8 @@ from dposcope.interventions.edit import Edit
 from dposcope.jobs.edit.job import run_edit
 from dposcope.jobs.edit.settings import EditSettings
 from dposcope.model import bundled
+from dposcope.model.chat.asking import ChatOptions
+from dposcope.model.chat.prompts import asked_how, with_chat
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.layout import table
 from dposcope.model.load import load
@@ -21,6 +23,7 @@ from dposcope.talk.origin import origin_notes
 from dposcope.talk.session import Session
 from dposcope.talk.subject import Subject
 from dposcope.talk.web.server import TalkServer
+from helpers.chats import BEGINS, with_template
 from helpers.edits import gains_of
 from helpers.families import build, copied, tiny
 from helpers.jobs import command, make_job
@@ -78,6 +81,25 @@ def test_another_layout_of_the_same_weights_is_told(monkeypatch):
     assert origin_notes(Subject("m", plain), lm) == (f"{told}leave --layout out",)
     table.register_layout("llama", table._OWN["llama"])
     assert origin_notes(Subject("m", own), lm) == (f"{told}give the file that it was made with as --layout",)
+
+
+def test_another_way_of_asking_than_that_of_the_edit_is_told(tmp_path, monkeypatch):
+    lm = with_template(tiny("llama"), BEGINS)
+    lm.save_pretrained(tmp_path / "model")
+    behind = Edit.of(gains_of(lm), about={"fingerprint": lm.fingerprint, **asked_how(with_chat(lm, system="be kind"))})
+    subject = Subject(str(tmp_path / "model"), behind)
+
+    def notes(chat: ChatOptions) -> tuple[str, ...]:
+        return Session.open(subject, dtype="float32", device="cpu", chat=chat).notes
+
+    told = "the edit was made on prompts asked"
+    assert notes(ChatOptions(system="be kind")) == ()
+    assert notes(ChatOptions()) == (f"{told} with --system; give the same options to ask in that way",)
+    assert notes(ChatOptions("off")) == (f"{told} through a chat template; --chat on asks in that way",)
+    monkeypatch.setattr(subjects, "shipped_edits", lambda: ("toy",))
+    assert origin_notes(Subject("toy", edit_for(lm), "toy"), with_chat(lm)) == (
+        f"{told} without a chat template; --chat off asks in that way",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -54,13 +54,10 @@ def dpo(
         No progress bars.
     """
     if dry_run:
-        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.cli.shown.dry_run import show_plan
         from dposcope.jobs.estimate.dpo import dpo_work
-        from dposcope.model.checks.layout_file import use_layout
 
-        use_layout(settings.layout)
-        work = dpo_work(model, out, settings)
-        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
+        show_plan(lambda: dpo_work(model, out, settings), settings, out=out, json=json)
         return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import next_evaluate, say_checkpoint, say_pushed

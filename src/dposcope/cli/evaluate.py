@@ -68,13 +68,10 @@ def evaluate(
         No progress bars.
     """
     if dry_run:
-        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.cli.shown.dry_run import show_plan
         from dposcope.jobs.estimate.evaluate import evaluate_work
-        from dposcope.model.checks.layout_file import use_layout
 
-        use_layout(settings.layout)
-        work = evaluate_work(model, out, settings)
-        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
+        show_plan(lambda: evaluate_work(model, out, settings), settings, out=out, json=json)
         return
     from dposcope.cli.console import print_scores, print_scores_as_json, reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_explain, say_effect, say_texts

@@ -58,13 +58,10 @@ def explain(
         No progress bars.
     """
     if dry_run:
-        from dposcope.cli.shown.dry_run import show_work
+        from dposcope.cli.shown.dry_run import show_plan
         from dposcope.jobs.estimate.explain import explain_work
-        from dposcope.model.checks.layout_file import use_layout
 
-        use_layout(settings.layout)
-        work = explain_work(base, tuned, out, settings)
-        show_work(work, device=settings.device, device_map=settings.device_map, out=out, json=json)
+        show_plan(lambda: explain_work(base, tuned, out, settings), settings, out=out, json=json)
         return
     from dposcope.cli.console import reporting
     from dposcope.cli.shown.ends import most_changed, next_edit, next_patching, say_effect, say_texts

@@ -59,7 +59,7 @@ class Session:
     sampling: Sampling | None = None
     """None: the likeliest token. Otherwise all strengths draw with the same numbers."""
     notes: tuple[str, ...] = ()
-    """On whether the edit was made for this model; see `origin_notes`."""
+    """On whether the edit was made for this model, and for the way in which it is asked; see `origin_notes`."""
 
     def __post_init__(self) -> None:
         """Refuse an edit that was made for another architecture, or does not fit, before anything is written."""
@@ -106,7 +106,8 @@ class Session:
             if subject.elsewhere is None or expanded(subject.model).exists():
                 raise
             raise DposcopeError(f"{error}; {subject.elsewhere}") from error
-        return cls(asked_by(lm, chat), subject.edit, new_tokens, sampling, origin_notes(subject, lm))
+        asked = asked_by(lm, chat)
+        return cls(asked, subject.edit, new_tokens, sampling, origin_notes(subject, asked))
 
     @property
     def manner(self) -> str:
