@@ -154,6 +154,23 @@ def test_it_ends_as_soon_as_it_is_close_enough():
     assert asked == [1.0]
 
 
+def test_nothing_is_tried_above_a_factor_that_is_enough():
+    """It is asked within the bound alone, and only where a larger factor would be tried."""
+    asked: list[float] = []
+
+    def enough(factor: float) -> bool:
+        asked.append(factor)
+        return factor >= 1.5
+
+    found = search_strength(lambda s: Difference(0.0, 0.0, 0.002 * s**2, 8), 0.2, enough=enough)
+    assert [step.strength for step in found.steps] == asked == [1.0, 2.0]
+    assert found.chosen == 2.0
+    asked.clear()
+    close = search_strength(lambda s: Difference(0.0, 0.0, 0.195 * s**2, 8), 0.2, start=2.0, enough=enough)
+    assert 0.95 * 0.2 <= 0.195 * close.chosen**2 <= 0.2
+    assert asked == [], "2 is beyond the bound, and the next one is close enough"
+
+
 def test_the_upper_end_counts_not_the_mean():
     """A mean within the bound is not enough."""
     found = search_strength(lambda s: Difference(0.05 * s, 0.0, 0.25 * s, 8), 0.2)

@@ -49,7 +49,12 @@ def overflow(vocabulary: int, bound: float, windows: int) -> Difference:
 
 
 def search_strength(
-    increase_at: Callable[[float], Difference], bound: float, *, start: float = 1.0, most: float = _LARGEST
+    increase_at: Callable[[float], Difference],
+    bound: float,
+    *,
+    start: float = 1.0,
+    most: float = _LARGEST,
+    enough: Callable[[float], bool] = lambda _: False,
 ) -> StrengthSearch:
     """The largest factor at which the upper end of the increase's interval is within `bound`.
 
@@ -62,6 +67,8 @@ def search_strength(
         bound: nats per token, above 0.
         start: the first trial.
         most: the largest factor to try.
+        enough: whether no larger factor is of use. It is asked of a factor within the bound before a larger one is
+            tried.
     """
     steps: list[StrengthStep] = []
     low, low_root = 0.0, 0.0
@@ -76,7 +83,7 @@ def search_strength(
         root = math.sqrt(max(cost, 0.0))
         if cost <= bound:
             low, low_root = trial, root
-            if cost >= bound * (1 - TOLERANCE) or trial >= most:
+            if cost >= bound * (1 - TOLERANCE) or trial >= most or enough(trial):
                 break
         else:
             high, high_root = trial, root

@@ -130,6 +130,22 @@ def test_what_repeats_itself_when_made_stronger_is_taken_weaker(tmp_path):
     assert found.point.strength in measured
 
 
+@pytest.mark.parametrize(("quick", "limit"), [(False, 1.5), (True, 1.5), (True, 0.6)])
+def test_no_cost_is_measured_above_a_strength_that_texts_refuse(tmp_path, quick, limit):
+    """The costs would allow a strength of 10."""
+    settings = TuneSettings(max_logppl_increase=100.0, max_kl=100.0, quick=quick)
+    kl = type("Kl", (Neutral,), {"share": 1.0})()
+
+    def rule(point):
+        return 0.3 if point.strength > limit else 0.08
+
+    found, asked = chosen(tmp_path, rule, settings=settings, neutral=kl, trials=TRIALS[1:])
+    assert limit / 1.1 <= found.point.strength <= limit
+    measured = [step.strength for step in found.strength.steps]
+    assert max(measured) == min(strength for strength in (1.0, 2.0) if strength > limit)
+    assert len(set(asked)) == len(asked), "texts are written once for each strength"
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_it_is_taken_weaker_than_any_strength_that_the_bound_met(tmp_path, quick):
     """At strength 1 the cost meets the bound at once, so no weaker one was measured; texts say enough from 0.8 down."""
@@ -192,7 +208,10 @@ def test_what_scores_no_lower_than_the_plain_model_does_not_ship(tmp_path, quick
     found, asked = chosen(tmp_path, lambda _: Written(0.4, 0.3, 0.5, 0.05, 0.6, 0.05), settings=settings, trials=trials)
     assert found.point is None
     assert str(found.edit) == "no change"
-    assert len(found.passed_over) == len(asked) == 1
+    # The first stronger one says nothing, the strongest within the bounds on cost decides.
+    first, strongest = (one.strength for one in asked)
+    assert first == (1 if quick else 2) < strongest
+    assert [one.point.strength for one in found.passed_over] == [strongest]
     materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
     objective = an_objective(materials.scorer)
     searched = Searched(objective, trials_of(settings, trials), TextBound(BASE, 0.9))

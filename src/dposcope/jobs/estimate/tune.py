@@ -28,7 +28,7 @@ from dposcope.jobs.estimate.start import start
 from dposcope.jobs.estimate.work import Passes, Running, Stage, Texts, Work
 from dposcope.jobs.ingredients.job import check_fits
 from dposcope.jobs.opening import check_folder
-from dposcope.jobs.tune.choice import READINGS, WINDOWS
+from dposcope.jobs.tune.choice import READINGS, WINDOWS, WRITINGS
 from dposcope.jobs.tune.job import check_teacher, read_inputs
 from dposcope.jobs.tune.learning import TRAINED
 from dposcope.jobs.tune.search import LENGTH, MOST_HARMLESS
@@ -115,7 +115,8 @@ def tune_stages(
         stages.append(Stage("trial", (*cost, *written)).times(settings.tried, f"{settings.tried} trials"))
     read = Texts.alike(WINDOWS, window)
     losses = running.reads(read, batch=1, predicted=read.tokens - len(read))
-    stages.append(Stage("choice of the strength", (losses, *(READINGS * (losses, *cost)), *written, *written)))
+    choice = (losses, *(READINGS * (losses, *cost)), *(WRITINGS * written))
+    stages.append(Stage("choice of the strength", choice))
     stages += ideal(running, data, batch=batch)
     names = [BASE, "edit", *(["control"] if settings.controls else [])]
     stages += [condition(running, data, name, batch=batch) for name in names]

@@ -4,7 +4,7 @@ After scaling, both the cost and the texts are measured again. A trial may write
 stronger, and a trial that was made weaker may no longer be the best.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,8 +31,8 @@ from dposcope.search.trials import Objective, Written
 
 WINDOWS = 32
 """Windows of 1,024 tokens, or shorter ones of a short text, spread over it, on which the strength is set."""
-READINGS = 5
-"""Typical number of strengths that one trial is measured at, for the progress bar."""
+READINGS, WRITINGS = 4, 3
+"""Typical numbers of strengths at which the costs and the texts of one trial are measured, for what is foreseen."""
 LOGPPL, KL, HARMLESS = "log-perplexity", "KL", "harmless log-perplexity"
 """Costs of an edit."""
 _WEAKER = (0.85, 0.7, 0.5)
@@ -115,7 +115,7 @@ def choose(job: Job, searched: Searched, learn_text: str, recipe: Recipe) -> Cho
         make=lambda: _choose(job, searched, learn_text),
         write=write,
         load=lambda: _chosen(Edit.load(stem), read_json(record, _Stored)),
-        revision=5,
+        revision=6,
     )
 
 
@@ -167,20 +167,31 @@ def _strongest(searched: Searched, line: "_Line", passed_over: list[PassedOver])
         line: one trial at several strengths.
         passed_over: gets the edits whose cost is within bounds but whose texts are not.
     """
-    refused: float | None = None
+    looked: dict[float, Written] = {}
+    refused: list[float] = []
+
+    def texts(factor: float) -> Written:
+        if factor not in looked:
+            looked[factor] = searched.objective.write(searched.objective.family.edit(line.point.scaled(factor)))
+        return looked[factor]
 
     def within(factor: float) -> Written | None:
         """Its texts if they are within bounds."""
-        nonlocal refused
-        final = line.point.scaled(factor)
-        written = searched.objective.write(searched.objective.family.edit(final))
+        written = texts(factor)
         if written.concept < searched.base.concept and searched.text_bound.allows(written):
             return written
-        passed_over.append(PassedOver(final, written))
-        refused = factor
+        passed_over.append(PassedOver(line.point.scaled(factor), written))
+        refused.append(factor)
         return None
 
-    for factor in line.allowed():
+    def enough(factor: float) -> bool:
+        """Texts out of bounds are not within them where the edit is stronger. Those of a trial were within them in the
+        search; where the concept is not lower, texts say nothing about stronger edits."""
+        if (factor == 1 and searched.trials) or any(one.concept >= searched.base.concept for one in looked.values()):
+            return False
+        return not searched.text_bound.allows(texts(factor))
+
+    for factor in line.allowed(enough):
         written = within(factor)
         if written is not None:
             break
@@ -190,11 +201,12 @@ def _strongest(searched: Searched, line: "_Line", passed_over: list[PassedOver])
         return None
     # Factors so far are those that the costs were measured at, which may be far apart. Between two that are within
     # bounds, texts are looked at first, as they are what was refused.
-    while refused is not None and refused > _NARROW * factor:
-        middle = (refused * factor) ** 0.5
+    above = min(refused, default=factor)
+    while above > _NARROW * factor:
+        middle = (above * factor) ** 0.5
         finer = within(middle)
         if finer is None or not line.fits(middle):
-            refused = middle
+            above = middle
         else:
             factor, written = middle, finer
     return factor, written
@@ -292,14 +304,17 @@ class _Line:
         self.costs: dict[float, _Cost] = {}
         """Factor → cost, in the order of measuring."""
 
-    def allowed(self) -> Iterator[float]:
+    def allowed(self, enough: Callable[[float], bool]) -> Iterator[float]:
         """Factors at which the upper ends of both costs are within their bounds, the strongest first.
 
         First those that the search for the strongest factor measured, then weaker ones, measured on demand.
+
+        Args:
+            enough: see `search_strength`.
         """
         self._costs.begin()
         bound = self._costs.bound
-        steps = search_strength(self._increase, bound).steps
+        steps = search_strength(self._increase, bound, enough=enough).steps
         within = sorted({step.strength for step in steps if step.increase.high <= bound}, reverse=True)
         yield from within
         for factor in [share * within[0] for share in _WEAKER if within]:
