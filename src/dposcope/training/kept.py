@@ -81,12 +81,15 @@ class Kept:
         # A model that is made from a config writes its precision there.
         config, attention = copy.deepcopy(self.lm.model.config), attention_kind(self.lm.model)
         try:
-            with FakeTensorMode(), only_our_words(), warnings.catch_warnings():
+            with only_our_words(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with no_init_weights():
+                with no_init_weights(), torch.device("meta"):
                     model = AutoModelForCausalLM.from_config(
                         config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
                     )
+            with FakeTensorMode(), only_our_words(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _on_cpu(model)
                 bare = replace(self.lm, model=model.eval(), quantise=None)
                 with _arm(bare, train, rank) as arm, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                     return float(saved_bytes(arm, tokens))
@@ -94,6 +97,22 @@ class Kept:
             if is_memory(error):
                 raise
             return None
+
+
+def _on_cpu(model: nn.Module) -> None:
+    """Shapes in place of all numbers. Tensors that stand in two places stay one."""
+    there: dict[int, Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):  # pyright: ignore[reportPrivateUsage] — as `to` does
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in there:
+                    shape = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    there[id(tensor)] = (
+                        nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape
+                    )
+                held[name] = there[id(tensor)]
 
 
 @contextmanager
