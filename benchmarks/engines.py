@@ -3,7 +3,7 @@
     pip install --no-deps --target FOLDER xllamacpp
     PYTHONPATH=FOLDER python benchmarks/engines.py [--prompts prompts.jsonl] [--limit 50] [--threads 2]
 
-The embedded gemma-3-270m: its GGUF file as it is, and with its learned edit folded into it; and here the same file
+The bundled gemma-3-270m: its GGUF file as it is, and with its learned edit folded into it; and here the same file
 dequantised, plain and folded. Each prompt gets 20 greedy tokens. The engines take turns, some prompts at a time, so a
 machine that is busy with something else slows all of them alike. xllamacpp is prebuilt llama.cpp with its server, and
 no dependency of the project.

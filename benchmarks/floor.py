@@ -75,7 +75,7 @@ def table(run: Path, measure: str, found: Mapping[str, NDArray[np.float64]]) -> 
     samples = pl.read_parquet(told)
     base = scores[BASE][measure].mean
     lines = [
-        f"| text | {measure} | median | share of none | above the floor | {TOXIC:g} and more |",
+        f"| text | {measure} | median | share of the plain model's | above the floor | {TOXIC:g} and more |",
         "| --- " * 6 + "|",
     ]
 

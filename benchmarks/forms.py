@@ -6,7 +6,7 @@
     checkpoint  the edit folded into the loaded model, saved, read by transformers alone
     folder      folded from file to file, the model never loaded, read by transformers alone
     adapters    read by peft alone, on top of the plain model
-    gguf        the scales of a GGUF file changed, dequantised (--gguf, or the embedded model's file)
+    gguf        the scales of a GGUF file changed, dequantised (--gguf, or the bundled model's file)
     int8        the scales of a checkpoint changed that compressed-tensors keeps as int8 (made here, row by row)
     bfloat16, float16   a checkpoint of half precision folded from file to file
 

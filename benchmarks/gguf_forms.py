@@ -3,7 +3,7 @@
     pip install xllamacpp
     python benchmarks/gguf_forms.py --edit edit.safetensors --prompts prompts.jsonl [--model model.gguf] [--limit 20]
 
-Without --model it is the file of the embedded gemma-3-270m. With --edited FILE that file is measured instead of one
+Without --model it is the file of the bundled gemma-3-270m. With --edited FILE that file is measured instead of one
 made from --edit. Prompts are the first half of the file's, which `dposcope tune` reports on, or the first --limit of
 those; each gets 20 greedy tokens. xllamacpp is prebuilt llama.cpp with its server, and no dependency of the project;
 it may also lie in a folder of its own, named by PYTHONPATH (pip install --no-deps --target FOLDER xllamacpp).
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def embedded(target: Path) -> Path:
-    """The GGUF file of the embedded model."""
+    """The GGUF file of the bundled model."""
     model = BUNDLED["gemma-3-270m"]
     model.assemble(model, target)
     return target

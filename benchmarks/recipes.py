@@ -425,8 +425,8 @@ def table(options: argparse.Namespace, recipes: Sequence[str]) -> Table:
         ),
         Column("rise", "log-PPL, neutral", signed),
         Column("harmless", "log-PPL, harmless", signed),
-        Column("relevance", "relevance, × none", two),
-        Column("pairs_kept", "distinct pairs, × none", two),
+        Column("relevance", "relevance kept", two),
+        Column("pairs_kept", "distinct pairs kept", two),
         Column("phrase", "phrase"),
         Column("phrase_rise", "its rise", Format.named("signed fixed 2")),
     ]

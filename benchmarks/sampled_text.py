@@ -125,7 +125,8 @@ def favourite(texts: Sequence[str]) -> tuple[str, float]:
 def table(rows: Sequence[Row]) -> str:
     """Markdown, a row a line; offensive words masked."""
     lines = [
-        "| temperature | condition | toxicity | share of none | repetition | distinct_2 | favourite phrase | texts |",
+        "| temperature | condition | toxicity | share of the plain model's | repetition | distinct_2 "
+        "| favourite phrase | texts |",
         f"|{' --- |' * 8}",
     ]
     for row in rows:

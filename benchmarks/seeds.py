@@ -102,7 +102,7 @@ def table_of(runs: Sequence[Scores]) -> Table:
     names = dict.fromkeys(name for run in runs for name in run.against_none)
     columns = [
         Column("condition", "condition"),
-        *(Column(scorer, f"{scorer}, share of none") for scorer in common_scorers(runs)),
+        *(Column(scorer, f"{scorer}, share of the plain model's") for scorer in common_scorers(runs)),
         Column("prompts", "half of its 95 % interval over prompts, mean"),
         *(Column(measure, label) for measure, label in _COSTS.items()),
     ]

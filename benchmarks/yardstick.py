@@ -168,7 +168,7 @@ def table(rows: Sequence[Row]) -> Table:
         Column("relevance", "relevance", Format.named("fixed 2")),
         Column("relevance_kept", "kept", Format.named("fixed 2")),
         *(Column(f"dist_{n}", f"dist-{n}", Format.named("fixed 2")) for n in (1, 2, 3)),
-        Column("pairs_kept", "distinct pairs, × none", Format.named("fixed 2")),
+        Column("pairs_kept", "distinct pairs kept", Format.named("fixed 2")),
         Column("phrase", "phrase that rose most"),
         Column("phrase_rise", "rise of its share", Format.named("signed fixed 2")),
     ]

@@ -83,7 +83,7 @@ def parts_table(scored: list[Scored], model: str, prompts: int) -> Table:
         (
             Column("part", "part"),
             Column("neurons", "neurons", COUNT),
-            Column.ranged("ratio", "concept, share of none", RATIO),
+            Column.ranged("ratio", "concept, share of the plain model's", RATIO),
             Column.ranged("share", "share of the whole edit's effect", SHARE),
             Column("kl", "KL, nats", MEAN),
             Column("repetition", "repetition", MEAN),

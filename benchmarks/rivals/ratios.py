@@ -13,7 +13,7 @@ from dposcope.reading import read_object
 
 
 def main(folder: Path) -> None:
-    """A line for each: share of none and rise of log-perplexity, with 95 % bootstrap intervals."""
+    """A line for each: share of the plain model's score and rise of log-perplexity, with 95 % bootstrap intervals."""
     files = sorted((folder / "conditions").glob("*.json"))
     outcomes = {file.stem: Outcome.from_json(read_object(file)) for file in files}
     base = outcomes.pop(BASE)

@@ -23,7 +23,7 @@ def perplexity_positions(bench: Bench) -> list[Row]:
     code_plain, code_first = (bench.losses(name, "reference") for name in ("none", "assign first"))
     return [
         log_perplexity_row("log-PPL of the assigned edit", everywhere, first),
-        Row("its rise over none", rise(everywhere, plain), rise(first, plain)),
+        Row("its rise over the plain model", rise(everywhere, plain), rise(first, plain)),
         Row("the same with the code's windows (g), too", rise(everywhere, plain), rise(code_first, code_plain)),
     ]
 
@@ -41,7 +41,11 @@ def assignment(bench: Bench) -> list[Row]:
         plain, scaled, assigned = values
         rows += [
             paired_row(measure, scaled, assigned),
-            Row(f"{measure}, change from none", paired_difference(scaled, plain), paired_difference(assigned, plain)),
+            Row(
+                f"{measure}, change from the plain model",
+                paired_difference(scaled, plain),
+                paired_difference(assigned, plain),
+            ),
         ]
     return rows
 
@@ -84,7 +88,7 @@ def hooks_left(bench: Bench) -> list[Row]:
     None under the edit's hooks is the same computation as the edit, and is not run twice.
     """
     return [
-        toxicity_row("none after the assigned edit: toxicity", bench, "none", "assign"),
+        toxicity_row("plain model after the assigned edit: toxicity", bench, "none", "assign"),
         toxicity_row("the scaled edit after the assigned one: toxicity", bench, "scale", "scale after assign"),
     ]
 
@@ -95,7 +99,7 @@ def steering(bench: Bench) -> list[Row]:
     return [
         toxicity_row("toxicity", bench, "steer residual", "steer mlp"),
         log_perplexity_row("log-PPL", stream, mlp),
-        Row("its rise over none", rise(stream, plain), rise(mlp, plain)),
+        Row("its rise over the plain model", rise(stream, plain), rise(mlp, plain)),
     ]
 
 

@@ -25,10 +25,10 @@ def prompt_cut(bench: Bench) -> list[Row]:
     strict, scored = bench.toxicity("none"), bench.scorer(left)
     return [
         Row("share of prompts that are cut", 0.0, float(np.mean(shortened))),
-        toxicity_row("toxicity of none", bench, "none", "none", cut=True),
+        toxicity_row("toxicity of the plain model", bench, "none", "none", cut=True),
         Row("share of texts scored with more than the continuation", 0.0, float(np.mean(kept))),
         Row(
-            "toxicity of none, scored as the code does",
+            "toxicity of the plain model, scored as the code does",
             bootstrap_mean(strict),
             bootstrap_mean(scored),
             paired_difference(scored, strict),
@@ -43,7 +43,7 @@ def what_the_code_scores(bench: Bench, written: Sequence[Continuation], prompts:
 
 
 def f1(bench: Bench) -> list[Row]:
-    """f: each change of F1 alone, then all of them; for none and for the assigned edit."""
+    """f: each change of F1 alone, then all of them; for the plain model and for the assigned edit."""
     end = frozenset(token for token in (bench.lm.tokenizer.eos_token_id,) if isinstance(token, int))
     strict = f1_scores(bench, "none", strict_pair)
 
@@ -56,12 +56,18 @@ def f1(bench: Bench) -> list[Row]:
     edit, edit_all = f1_scores(bench, "assign", strict_pair), counted("assign", cut=True)
     none_all = counted("none", cut=True)
     return [
-        row("none, prompt counted", _scores(bench, "none", lambda p, g, gold: TokenPair((*p, *g), tuple(gold[:20])))),
-        row("none, gold cut at 52", f1_scores(bench, "none", lambda g, gold: TokenPair(tuple(g), tuple(gold[:_GOLD])))),
-        row("none, prompt counted and gold cut at 52", counted("none")),
-        row("none, the same with BOS counted", counted("none", left_out=end)),
-        row("none, prompt cut to its first 32", f1_scores(bench, "none", strict_pair, cut=True)),
-        row("none, all but BOS", none_all),
+        row(
+            "plain model, prompt counted",
+            _scores(bench, "none", lambda p, g, gold: TokenPair((*p, *g), tuple(gold[:20]))),
+        ),
+        row(
+            "plain model, gold cut at 52",
+            f1_scores(bench, "none", lambda g, gold: TokenPair(tuple(g), tuple(gold[:_GOLD]))),
+        ),
+        row("plain model, prompt counted and gold cut at 52", counted("none")),
+        row("plain model, the same with BOS counted", counted("none", left_out=end)),
+        row("plain model, prompt cut to its first 32", f1_scores(bench, "none", strict_pair, cut=True)),
+        row("plain model, all but BOS", none_all),
         row("assigned edit, all but BOS", edit_all, edit),
         Row("what the assigned edit changes", paired_difference(edit, strict), paired_difference(edit_all, none_all)),
     ]

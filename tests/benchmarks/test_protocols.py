@@ -128,15 +128,15 @@ def test_rows_are_what_the_suite_measures_under_each_protocol(bench, table):
     with at_first.on(bench.lm):
         first = ds.window_losses(bench.lm, bench.data.neutral, max_windows=WINDOWS).mean
     check("a", "log-PPL of the assigned edit", edited.losses.mean, first)
-    check("a", "its rise over none", edited.losses.mean - plain, first - plain)
+    check("a", "its rise over the plain model", edited.losses.mean - plain, first - plain)
     assert abs(first - edited.losses.mean) > 1e-3
     rise = edited_published.losses.mean - published.losses.mean
     check("a", "the same with the code's windows (g), too", edited.losses.mean - plain, rise)
     for measure, name in (("toxicity", "toxicity"), ("repetition", "repetition"), ("share of empty texts", "empty")):
         check("b", measure, mean(scaled, name), mean(edited, name))
     check("b", "F1", scaled.f1.mean(), edited.f1.mean())
-    check("e", "toxicity of none", mean(strict, "toxicity"), mean(published, "toxicity"))
-    check("f", "none, all but BOS", strict.f1.mean(), published.f1.mean())
+    check("e", "toxicity of the plain model", mean(strict, "toxicity"), mean(published, "toxicity"))
+    check("f", "plain model, all but BOS", strict.f1.mean(), published.f1.mean())
     check("f", "assigned edit, all but BOS", edited.f1.mean(), edited_published.f1.mean())
     check(
         "f",
@@ -145,7 +145,7 @@ def test_rows_are_what_the_suite_measures_under_each_protocol(bench, table):
         edited_published.f1.mean() - published.f1.mean(),
     )
     check("g", "BOS once and divided by all tokens", plain, published.losses.mean)
-    check("k", "none after the assigned edit: toxicity", mean(strict, "toxicity"), mean(edited, "toxicity"))
+    check("k", "plain model after the assigned edit: toxicity", mean(strict, "toxicity"), mean(edited, "toxicity"))
 
 
 def test_bos_is_a_right_token_where_it_counts(bench, table):
@@ -156,9 +156,9 @@ def test_bos_is_a_right_token_where_it_counts(bench, table):
         assert predicted[0] == gold[0] == lm.tokenizer.bos_token_id
         hits = sum(min(predicted.count(token), gold.count(token)) for token in set(gold))
         scores.append(2 * hits / (len(predicted) + len(gold)))
-    found = row(table, "f", "none, the same with BOS counted")["reference"]
+    found = row(table, "f", "plain model, the same with BOS counted")["reference"]
     assert found == pytest.approx(np.mean(scores))
-    assert found > row(table, "f", "none, prompt counted and gold cut at 52")["reference"]
+    assert found > row(table, "f", "plain model, prompt counted and gold cut at 52")["reference"]
 
 
 def test_the_last_window_weighs_as_its_tokens_do(bench, table):

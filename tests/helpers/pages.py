@@ -81,7 +81,7 @@ def page(
         "edit": "gains on 20 of 40 neurons",
         "scores": scores(measured, half=half, n=n, ratio=ratio),
         "conditions": [
-            Condition("none", "Unedited", "base"),
+            Condition("none", "Plain model", "base"),
             Condition("edit", "Edited", "edit", "the model in the checkpoint"),
             *(Condition(name, name.title(), "control") for name in controls),
         ],
@@ -133,7 +133,7 @@ def whole_page(further: tuple[str, ...] = ("neural",)) -> EditPage:
             "control": (),
         },
     )
-    shown = [*made.conditions, Condition("ideal", "Ideal", "limit", "the unedited model's own harmless samples")]
+    shown = [*made.conditions, Condition("ideal", "Ideal", "limit", "the plain model's own harmless samples")]
     return replace(made, scores=scores, conditions=shown)
 
 

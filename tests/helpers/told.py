@@ -8,7 +8,7 @@ from dposcope.report.section import SectionFigure
 from helpers.pages import STRONG
 
 ROWS = [
-    Row("Unedited", "base", Estimate(0.29, 0.25, 0.33, 200)),
+    Row("Plain model", "base", Estimate(0.29, 0.25, 0.33, 200)),
     Row("Tuned", "edit", Estimate(0.03, 0.02, 0.05, 200)),
     Row("All four groups", "part", Estimate(0.1, 0.08, 0.12, 200)),
     Row("Random neurons", "control", Estimate(0.28, 0.24, 0.32, 200)),
@@ -25,13 +25,13 @@ def told(word: str = STRONG) -> Explained:
     figure = interval_dots(ROWS, axis="mean toxicity, 0 to 1", reference=0.29)
     return Explained(
         headline="Tuning lowered toxicity from 0.29 to 0.03; text got harder to predict by 0.03 nats per token.",
-        before_label="Unedited",
+        before_label="Plain model",
         after_label="Tuned",
         concept="toxicity",
         findings=[
             Finding("Toxicity", "0.10 ×", "0.289 → 0.030", "lower", "good"),
             Finding("Independent judge", "0.30 ×", "0.242 → 0.072", "lower", "good"),
-            Finding("Price, log-perplexity", "+0.03", "2.98 → 3.01", "a price: text is harder to predict", "bad"),
+            Finding("Cost, log-perplexity", "+0.03", "2.98 → 3.01", "a cost: text is harder to predict", "bad"),
             Finding("Four groups carry", "70 %", "random neurons 4 %", "more than the control", "good"),
         ],
         chart=SectionFigure(figure_svg(figure, name="result", description="Mean toxicity: Tuned 0.03."), "Dots."),

@@ -16,7 +16,7 @@ from dposcope.report.figures import (
 )
 
 ROWS = [
-    Row("Unedited", "base", Estimate(0.289, 0.25, 0.33, 200)),
+    Row("Plain model", "base", Estimate(0.289, 0.25, 0.33, 200)),
     Row("Edited", "edit", Estimate(0.131, 0.1, 0.16, 200)),
     Row("Control", "control", Estimate(0.29, 0.24, 0.34, 200)),
 ]
@@ -29,7 +29,7 @@ def all_figures():
         "dots": interval_dots(ROWS, axis="mean toxicity", reference=0.289),
         "curve": strength_curve(STEPS, bound=0.2, chosen=1.0),
         "bars": group_bars(GROUPS),
-        "scatter": change_scatter([0.1, 0.9], [0.2, 0.1], axis="toxicity", names=("Unedited", "Edited")),
+        "scatter": change_scatter([0.1, 0.9], [0.2, 0.1], axis="toxicity", names=("Plain model", "Edited")),
     }
 
 
@@ -79,7 +79,7 @@ def test_a_search_that_found_nothing_marks_nothing():
 
 
 def test_the_words_beside_the_diagonal_stand_where_no_dot_can():
-    figure = change_scatter([0.0, 1.0], [1.0, 0.0], axis="toxicity", names=("Unedited", "Edited"))
+    figure = change_scatter([0.0, 1.0], [1.0, 0.0], axis="toxicity", names=("Plain model", "Edited"))
     figure.draw_without_rendering()
     axes = figure.axes[0]
     words = [text for text in axes.texts if text.get_text() in ("fell", "rose")]
@@ -154,7 +154,7 @@ def test_every_colour_follows_the_theme_with_the_colour_itself_to_fall_back_on(n
 
 def test_text_stays_text_with_a_size_that_a_phone_can_show():
     svg = figure_svg(interval_dots(ROWS, axis="mean toxicity"), name="dots", description="")
-    assert {"Unedited", "Edited", "0.131", "mean toxicity"} <= set(texts(svg))
+    assert {"Plain model", "Edited", "0.131", "mean toxicity"} <= set(texts(svg))
     sizes = re.findall(r'<text[^>]*font-size="([\d.]+)', svg)
     assert len(sizes) == len(texts(svg))
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])

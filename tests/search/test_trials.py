@@ -153,7 +153,7 @@ def test_an_edit_that_costs_too_much_on_harmless_texts_writes_nothing(llama, mon
     assert found.harmless == pytest.approx(rise)
 
 
-def test_the_favourite_phrase_is_the_one_that_rose_most():
+def test_the_phrase_is_the_one_that_rose_most():
     asked = Objective(
         None, None, None, ["a", "b", "c", "d"], LENGTH, Bound(), plain_texts=["x y", "so it is", "z", "w"]
     )

@@ -20,7 +20,7 @@ def evaluate(
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Measure a model without change and under any number of conditions, on the same prompts.
+    """Measure a model, plain and under any number of conditions, on the same prompts.
 
     dposcope evaluate gemma-3-270m --condition edit:gemma-3-270m --out runs/scores
 

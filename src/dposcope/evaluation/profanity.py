@@ -1,4 +1,4 @@
-"""The embedded default scorer: a linear bag of words from the package `alt-profanity-check`."""
+"""The default scorer, `profanity`: a linear bag of words from the package `alt-profanity-check`."""
 
 import importlib
 import importlib.metadata

@@ -25,7 +25,7 @@ class Scorer:
     """Scores texts, and caches the score of each text.
 
     A blank text scores 0 without a call of the function: it has no content, but a classifier would return its prior
-    (0.04 for the embedded one). `share_empty` in `repetition.py` measures how many texts are blank.
+    (0.04 for `profanity`). `share_empty` in `repetition.py` measures how many texts are blank.
     """
 
     name: str

@@ -38,7 +38,7 @@ def load_scorer(
     """The scorer that a setting or an option names.
 
     Args:
-        spec: "profanity" for the embedded one; "neural" for a small LSTM that reads
+        spec: "profanity", the default, a bag of words; "neural" for a small LSTM that reads
             words in order; "perspective" for the Perspective API, which sends texts to
             Google; "vader" for negative sentiment; "words:FILE.txt" for a list of words;
             the folder or file of a saved `TrainedScorer`; "module:function" for your own,

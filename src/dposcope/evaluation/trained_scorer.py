@@ -235,7 +235,7 @@ def with_trained(first: Scorer, comments: Comments, *, seed: int) -> Scorer:
     """The mean of a scorer and of a scorer trained on comments, which is harder to exploit than either alone.
 
     Args:
-        first: for example the embedded scorer.
+        first: for example `profanity`.
         comments: labelled; a judge must be trained on other comments.
         seed: of the trained scorer.
     """

@@ -65,7 +65,7 @@ def edit_stem(source: str | Path) -> Path | None:
         if stem is None or not _is_edit(stem):
             own = ", ".join(f"{PREFIX}{model}" for model in shipped_edits())
             raise DposcopeError(
-                f"{name} names no edit; give its edit.safetensors, its run's folder, or what ships with dposcope: {own}"
+                f"{name} names no edit; give its edit.safetensors, its run's folder, or what comes with dposcope: {own}"
             )
         return stem
     path = expanded(source)

@@ -105,7 +105,7 @@ def interval_dots(rows: Sequence[Row], *, axis: str, reference: float | None = N
     Args:
         rows: from top to bottom.
         axis: what is measured, with its unit.
-        reference: a dashed line at this value, such as the unedited model's mean.
+        reference: a dashed line at this value, such as the plain model's mean.
         digits: of the numbers.
     """
     with house_style():

@@ -1,4 +1,4 @@
-"""Effect against price: toxicity left over the rise of log-perplexity on the plain model's own harmless text."""
+"""Effect against cost: toxicity left over the rise of log-perplexity on the plain model's own harmless text."""
 
 from dataclasses import dataclass
 

@@ -74,7 +74,7 @@ MEASURES = (
         "nats per token",
         "lower",
         "Mean negative log-likelihood of the ideal's texts, each after its prompt. Its rise says what an edit costs on "
-        "harmless text that the unedited model itself would write.",
+        "harmless text that the plain model itself would write.",
         price=True,
     ),
     Measure(
@@ -83,7 +83,7 @@ MEASURES = (
         "nats per token",
         "higher",
         "How much of a continuation its own prompt explains: its log-likelihood after its own prompt less that after "
-        "another prompt, both under the unedited model.",
+        "another prompt, both under the plain model.",
         price=True,
     ),
 )
@@ -122,12 +122,13 @@ TERMS = (
     ),
     Term(
         "Difference",
-        "Condition minus unedited model, on the same items, resampled together. It is shown only if two tests agree: "
+        "Condition minus plain model, on the same items, resampled together. It is shown only if two tests agree: "
         "its interval excludes 0, and the mean is seldom as far from 0 if each item's difference has its sign by "
         "chance (sign-flip test). A mark also needs p < 0.05 after Holm's correction for the number of conditions: "
         "among many, one often looks better by chance.",
     ),
-    Term("×", "Ratio of two means over the same items: 0.45 × is 45 per cent of the unedited model's."),
+    Term("Plain model", "The model as it was given, without an edit; in files its condition is named none."),
+    Term("×", "Ratio of two means over the same items: 0.45 × is 45 per cent of the plain model's."),
     Term(
         "TP, TN, AP, AN",
         "Neuron groups: does the value vector point with the direction (T) or against it (A), and is the mean "
@@ -143,17 +144,17 @@ TERMS = (
     Term("Lens", "The tokens that a vector promotes when the model's own output layer reads it."),
     Term(
         "Ideal",
-        "The unedited model's own samples that score below 0.5. It is the unedited model given that it is harmless, so "
+        "The plain model's own samples that score below 0.5. It is the plain model given that it is harmless, so "
         "no edit can do better in all measures at once. Samples, one a prompt; other rows are greedy text.",
     ),
-    Term("Kept", "A condition's value divided by that of the unedited model."),
+    Term("Kept", "A condition's value divided by that of the plain model."),
     Term(
         "Distinct pairs kept",
-        "Different word pairs over all continuations together, as a share of the unedited model's. It has no interval.",
+        "Different word pairs over all continuations together, as a share of the plain model's. It has no interval.",
     ),
     Term(
         "Phrase that rose most",
-        "The 2 to 4 words whose share of texts rose most over the unedited model's. An edit may learn a manner, such "
+        "The 2 to 4 words whose share of texts rose most over the plain model's. An edit may learn a manner, such "
         "as one way to begin; measures within one text do not see it.",
     ),
     Term(

@@ -91,7 +91,7 @@ class Written:
 
 @dataclass(frozen=True)
 class TextBound:
-    """Bound on repetition, distinct word pairs, a favourite phrase and relevance.
+    """Bound on repetition, distinct word pairs, the phrase that rose most and relevance.
 
     Without it, a model that always writes the same would win, or one that has learned to refuse.
     """
@@ -110,8 +110,8 @@ class TextBound:
 
         Returns:
             `repetition`: above the upper end of the plain model's interval; `distinct_2`: below the least allowed;
-            `phrase`: rise of the favourite phrase above the largest allowed; `relevance`: below the least allowed, 0
-            where it was not measured, or where that of the plain model cannot be told from 0.
+            `phrase`: rise of the phrase that rose most above the largest allowed; `relevance`: below the least
+            allowed, 0 where it was not measured, or where that of the plain model cannot be told from 0.
         """
         most = max(self.plain.repetition_high, self.plain.repetition + REPETITION_NOISE)
         return {

@@ -205,7 +205,7 @@ def adapter_card(base: str, edit: Edit, kinds: Sequence[str]) -> str:
     lines += [
         *loading,
         "with model.disable_adapter():",
-        "    ...  # the base model again",
+        "    ...  # the plain model again",
         "```",
         "",
         f"To merge, take a base without adapters{', and merge one after the other' if further else ''}:",

@@ -24,7 +24,7 @@ class OfflineScorers:
 
     @classmethod
     def find(cls, wanted: str | None = None) -> "OfflineScorers":
-        """The scorer of a run, if it works here, or the embedded one; and the neural one where it is in the cache.
+        """The scorer of a run, if it works here, or `profanity`; and the neural one where it is in the cache.
 
         Args:
             wanted: the scorer that a run was made with. One that asks a server or runs foreign code is not taken.

@@ -26,9 +26,9 @@ def test_samples_reach_over_all_prompts():
     assert shown[-1].prompt == "p45"
 
 
-GAINS = "the same gains shuffled among the neurons of each layer"
+GAINS = "the same gains shuffled among the neurons of each block"
 RANDOM = "a random direction ablated at the same weight"
-HEADS = "the same gains of heads shuffled among the channels of each layer"
+HEADS = "the same gains of heads shuffled among the channels of each block"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ HEADS = "the same gains of heads shuffled among the channels of each layer"
         (("gains",), GAINS),
         (("ablation",), RANDOM),
         (("gains", "heads"), f"{GAINS}, and {HEADS}"),
-        ((), "the unedited model, as the edit has no part"),
+        ((), "the plain model, as the edit has no part"),
     ],
 )
 def test_a_control_is_told_by_what_it_has_in_the_place_of_each_part(llama, parts, note):

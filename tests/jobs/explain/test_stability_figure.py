@@ -28,7 +28,7 @@ def test_dots_are_means_and_bars_are_ranges():
         chances = [[100 * source.chance(labels, among).mean for source in FOUND.sources] for among in SHOWN.values()]
         assert [list(line.get_xdata()) for line in ticks] == [pytest.approx(chance) for chance in chances]
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names[0] == "prompts, 2 folds"
+    assert names[0] == "prompts, 2 parts"
 
 
 def test_nothing_is_cut_off_and_the_bytes_are_the_same(tmp_path):

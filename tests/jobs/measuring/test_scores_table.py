@@ -40,7 +40,7 @@ def test_one_line_per_condition_under_one_head(scores):
     table = scores_table(scores)
     assert table.head == (
         *("condition", "toxicity", "by the judge", "log-PPL", "F1", "repetition", "empty"),
-        *("toxicity, share of none", "log-PPL, paired rise", "distinct pairs kept"),
+        *("toxicity, share of the plain model's", "log-PPL, paired rise", "distinct pairs kept"),
     )
     assert [row[0] for row in table.rows] == ["none", "half", "same", "a|b"]
     assert "| a\\|b | " in table.markdown()
@@ -48,7 +48,7 @@ def test_one_line_per_condition_under_one_head(scores):
 
 def test_another_concept_has_its_own_name(scores):
     table = scores_table(replace(scores, concept="rain|talk"))
-    assert (table.head[1], table.head[7]) == ("rain|talk", "rain|talk, share of none")
+    assert (table.head[1], table.head[7]) == ("rain|talk", "rain|talk, share of the plain model's")
     assert "toxic" not in table.markdown()
     assert "items: rain|talk 40," in table.note
 

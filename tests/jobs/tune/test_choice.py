@@ -185,7 +185,7 @@ def test_the_bound_on_harmless_texts_holds_for_what_ships(tmp_path):
     assert (again.by_harmless, again.harmless_rise) == (found.by_harmless, found.harmless_rise)
 
 
-def test_an_edit_with_a_favourite_phrase_is_refused_and_that_is_said(tmp_path):
+def test_an_edit_with_a_phrase_that_rose_too_much_is_refused_and_that_is_said(tmp_path):
     def rule(point):
         return Written(0.2, 0.1, 0.3, 0.05, 0.6, 0.05, "i remember", 0.04 * point.strength)
 
@@ -197,7 +197,7 @@ def test_an_edit_with_a_favourite_phrase_is_refused_and_that_is_said(tmp_path):
     materials = type("Materials", (), {"scorer": type("Scorer", (), {"name": "s"})()})()
     searched = Searched(an_objective(materials.scorer), TRIALS, TextBound(BASE, 0.5, 0.03))
     said = " ".join(tune_report._notes(searched, found, materials, **PLAIN))
-    assert "refused for a favourite phrase: “i remember” stood in" in said
+    assert "refused for the phrase that rose most: “i remember” stood in" in said
     assert "(--max-phrase-rise 0.03)" in said
 
 

@@ -142,7 +142,7 @@ def test_assistive_technology_finds_the_switch_the_figures_and_the_tables(browse
     nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
     named = [(node.get("role", {}).get("value"), node.get("name", {}).get("value", "")) for node in nodes]
     assert ("switch", "Show offensive words") in named
-    assert ("searchbox", "Only samples that contain") in named
+    assert ("searchbox", "Only texts that contain") in named
     assert ("table", "Table 1. Means") in named
     assert len([name for role, name in named if role == "image" and name]) == 4
     assert [name for role, name in named if role == "main"]

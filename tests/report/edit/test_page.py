@@ -24,7 +24,7 @@ def test_changes_are_those_of_all_prompts_where_they_are_given():
 @pytest.mark.parametrize(
     ("changes", "mend"),
     [
-        ({"conditions": [Condition("none", "Unedited", "base")]}, "1 and 0.*role part, control or paper"),
+        ({"conditions": [Condition("none", "Plain model", "base")]}, "1 and 0.*role part, control or paper"),
         (
             {"conditions": [Condition("none", "U", "edit"), Condition("edit", "E", "base")]},
             "base is 'edit'.*compared with 'none'",

@@ -228,7 +228,7 @@ def test_differences_are_marked_where_the_interval_excludes_zero(html):
     edited = re.search(r'<tr class="edit">.*?</tr>', table, re.S)[0]
     assert re.findall(r'<td class="number ?([a-z]*)">', edited) == ["", "better", "better", "worse", "", "", ""]
     assert words_of(edited).split("better: ")[1].startswith("−0.158 −0.178 to −0.138")
-    assert "Unedited" not in words_of(table.split("<tbody>", 1)[1])
+    assert "Plain model" not in words_of(table.split("<tbody>", 1)[1])
     assert "Unmarked: the difference may be chance" in words_of(html)
 
 

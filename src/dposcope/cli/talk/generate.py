@@ -26,7 +26,7 @@ def generate(
 
     dposcope generate runs/first --prompt "He said that" --prompt "Well," --new-tokens 60
 
-    A base model continues the prompts; a chat model answers them through its chat template (--chat).
+    A chat model answers the prompts through its chat template (--chat); any other model continues them.
 
     Parameters
     ----------

@@ -120,7 +120,7 @@ class DpoSettings(LoadSettings, ChatSettings):
         "gains learn nothing at 1e-5. Options that you give have priority.",
     )
     beta: Annotated[SomeStrength, Parameter(group=_LOSS)] = Field(
-        default=0.1, description="β of DPO: how strongly the policy is held near the reference (paper: 0.1)."
+        default=0.1, description="β of DPO: how strongly the model is held near its base (paper: 0.1)."
     )
     kl_weight: Annotated[Weight | None, Parameter(group=_LOSS)] = Field(
         default=None, description="λ, the weight of the KL term, per nat and token. Default: 1 (paper: 0.02–0.1)."
@@ -147,7 +147,7 @@ class DpoSettings(LoadSettings, ChatSettings):
     )
     teacher_weight: Annotated[SomeWeight | None, Parameter(group=_LOSS)] = Field(
         default=None,
-        description="κ, the weight of KL(teacher‖policy) on both completions, per nat and token. Default: 1 with "
+        description="κ, the weight of KL(teacher‖tuned) on both completions, per nat and token. Default: 1 with "
         "--teacher.",
     )
     teacher_strength: Annotated[SomeStrength, Parameter(group=_LOSS)] = Field(
@@ -269,8 +269,8 @@ class DpoSettings(LoadSettings, ChatSettings):
     precompute_reference: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,
         description="Run the base over all pairs and windows before training, and keep its final states on disk (d "
-        "numbers per token of both completions) until training is done. With --train full, only the base's head "
-        "(vocabulary × d) then stays in memory, and no second copy of the weights.",
+        "numbers per token of both completions) until training is done. With --train full, only the base's output "
+        "layer (vocabulary × d) then stays in memory, and no second copy of the weights.",
     )
     recompute: Annotated[bool, Parameter(group=_MACHINE)] = Field(
         default=False,

@@ -27,7 +27,7 @@ LEARNED = "learned"
 """The condition of the edit that comes with dposcope."""
 
 LABELS = {
-    BASE: Condition(BASE, "Unedited", "base"),
+    BASE: Condition(BASE, "Plain model", "base"),
     "edit": Condition("edit", "Edited", "edit", "the model with the edit of this run"),
     "control": Condition("control", "Control", "control"),
     LEARNED: Condition(
@@ -36,7 +36,7 @@ LABELS = {
         "paper",
         "comes with dposcope; learned by dposcope tune on texts that the model wrote, not on this run's data",
     ),
-    IDEAL: Condition(IDEAL, "Ideal", "limit", "the unedited model's own samples that score below 0.5"),
+    IDEAL: Condition(IDEAL, "Ideal", "limit", "the plain model's own samples that score below 0.5"),
 }
 
 BUILT_IN_NOTE = (
@@ -100,13 +100,13 @@ def conditions_of(scores: Scores, edit: Edit) -> list[Condition]:
     parts = [
         told
         for part, told in (
-            (edit.gains, "the same gains shuffled among the neurons of each layer"),
-            (edit.head_gains, "the same gains of heads shuffled among the channels of each layer"),
+            (edit.gains, "the same gains shuffled among the neurons of each block"),
+            (edit.head_gains, "the same gains of heads shuffled among the channels of each block"),
             (edit.ablations, "a random direction ablated at the same weight"),
         )
         if part
     ]
-    control = replace(LABELS["control"], note=", and ".join(parts) or "the unedited model, as the edit has no part")
+    control = replace(LABELS["control"], note=", and ".join(parts) or "the plain model, as the edit has no part")
     return [(LABELS | {"control": control})[name] for name in scores.conditions]
 
 
@@ -125,7 +125,7 @@ def evenly_spaced(outcomes: Mapping[str, Outcome], materials: Materials) -> list
 
 def _notes(choice: Choice, materials: Materials, *, built_in: bool) -> list[str]:
     notes = [
-        "Samples are evenly spaced over the prompts. They are not selected by their effect.",
+        "The prompts shown are evenly spaced. They are not selected by their effect.",
         f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]
     if built_in:

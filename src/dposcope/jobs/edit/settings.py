@@ -88,7 +88,7 @@ class EditSettings(MeasureSettings):
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
-        description="Also measure a control: the same gains shuffled in each layer, and a random direction ablated.",
+        description="Also measure a control: the same gains shuffled in each block, and a random direction ablated.",
     )
     learned: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,

@@ -30,7 +30,7 @@ from dposcope.report.front import front_figure
 from dposcope.report.sampled import sampled_table
 
 FIGURE = "front.svg"
-"""Toxicity left against the price on harmless text."""
+"""Toxicity left against the cost on harmless text."""
 
 
 @dataclass(frozen=True, eq=False)

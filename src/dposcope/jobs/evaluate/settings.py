@@ -55,7 +55,7 @@ class EvaluateSettings(EngineSettings, MeasureSettings):
 
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
         default=None,
-        description="A condition to measure in addition to the unchanged model; may be given several times. See the "
+        description="A condition to measure in addition to the plain model; may be given several times. See the "
         "examples. Default: none.",
     )
     spread_windows: Annotated[bool, Parameter(group=_MEASURES, negative=())] = Field(

@@ -137,7 +137,7 @@ def explain(
         direction: W, such as `fit_probe(…)` (paper) or `mean_difference(…)`, or a vector `[d]`, in the base model's
             stream.
         prompts: both models continue them (paper: 1,199).
-        judge: says which tokens are toxic; default: the embedded word list (paper: GPT-4o).
+        judge: says which tokens are toxic; default: the built-in word list (paper: GPT-4o).
         toxic_sets: how many neurons of highest cosine are called toxic.
         lens_tokens: tokens per vector.
         new_tokens: of each continuation (paper: 20).

@@ -76,7 +76,7 @@ def patches(
         listed += [
             Patch(
                 RANDOM_BY_BLOCK,
-                "Random, as many per layer",
+                "Random, as many per block",
                 "control",
                 together.random_like(seed, among=contributions.everything),
             ),

@@ -59,7 +59,7 @@ def explained_of(results: Results, prompts: Sequence[str]) -> Explained:
     concept, pairs = results.scores.concept, text_pairs(results, prompts)
     return Explained(
         headline=headline(results),
-        before_label="Unedited",
+        before_label="Plain model",
         after_label="Tuned",
         concept=concept,
         findings=four_findings(results),

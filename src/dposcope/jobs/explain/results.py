@@ -353,7 +353,7 @@ def _concept_picture(results: Results) -> Picture:
     shown = [row for row in results.conditions if row.role in roles and row.edit is None]
     estimates = {BASE: results.scores.conditions[BASE]["toxicity"]}
     estimates |= {row.name: results.scores.conditions[row.name]["toxicity"] for row in shown}
-    rows = [Row("Unedited", "base", estimates[BASE])]
+    rows = [Row("Plain model", "base", estimates[BASE])]
     rows += [Row(row.label, roles[row.role], estimates[row.name]) for row in shown]
     return Picture(
         "toxicity",

@@ -121,8 +121,8 @@ class ExplainSettings(MeasureSettings):
     )
     folds: Annotated[Refits, Parameter(group=_NEURONS)] = Field(
         default=2,
-        description="Disjoint folds of the prompts for neuron means, to measure how often a neuron keeps its group in "
-        "another fold. They need no further generation. 0: no folds, and no intervals of shares and correlations.",
+        description="Disjoint parts of the prompts for neuron means, to measure how often a neuron keeps its group in "
+        "another part. They need no further generation. 0: no parts, and no intervals of shares and correlations.",
     )
     seeds: Annotated[Refits, Parameter(group=_NEURONS)] = Field(
         default=5,
@@ -174,7 +174,7 @@ class ExplainSettings(MeasureSettings):
     )
     controls: Annotated[bool, Parameter(group=_MEASURES)] = Field(
         default=True,
-        description="Also measure controls: as many random neurons patched, anywhere and layer by layer; steering "
+        description="Also measure controls: as many random neurons patched, anywhere and in each block; steering "
         "along a random direction; each edit with as many neurons drawn at random from its groups; an edit's gains "
         "shuffled among the neurons of each block.",
     )

@@ -263,7 +263,7 @@ def scores_table(scores: Scores) -> Table:
         (
             Column("condition", "condition"),
             *(Column.measured(name, label, MEAN, mark=f"{name}_mark") for name, label in labels.items()),
-            Column.measured("ratio", f"{scores.concept}, share of none", RATIO),
+            Column.measured("ratio", f"{scores.concept}, share of the plain model's", RATIO),
             Column.measured("rise", "log-PPL, paired rise", DIFFERENCE),
             *cost_columns(scores),
         ),

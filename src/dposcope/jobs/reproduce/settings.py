@@ -105,7 +105,7 @@ class ReproduceSettings(Settings):
         default=None, description="Use only the first so many prompts. Default: that of the preset."
     )
     folds: Annotated[Refits | None, Parameter(group=_STABILITY)] = Field(
-        default=None, description="Folds of the prompts whose groups of neurons are compared. Default: 2."
+        default=None, description="Parts of the prompts whose groups of neurons are compared. Default: 2."
     )
     seeds: Annotated[Refits | None, Parameter(group=_STABILITY)] = Field(
         default=None, description="Refits of the direction whose groups of neurons are compared. Default: 5."

@@ -189,7 +189,7 @@ def _notes(
     notes = [
         "The search selected its best trial by the score on its own prompts, so that score is optimistic (the "
         "winner's curse). The table is the result: no step before it read its prompts or its text.",
-        "Samples are evenly spaced over the prompts. They are not selected by their effect.",
+        "The prompts shown are evenly spaced. They are not selected by their effect.",
         f"Continuations are greedy and 20 tokens long. {materials.scorer.name} scores them without their prompt.",
     ]
     if control is not None:
@@ -227,7 +227,7 @@ def _notes(
     favourite = max((edit.written for edit in chosen.passed_over), key=lambda one: one.phrase_rise, default=None)
     if favourite is not None and favourite.phrase_rise > text_bound.most_phrase_rise:
         notes.append(
-            "An edit within the bounds on cost was refused for a favourite phrase: "
+            "An edit within the bounds on cost was refused for the phrase that rose most: "
             f"“{mask_offensive(favourite.phrase)}” stood in {favourite.phrase_rise:.0%} more of its texts than of the "
             f"plain model's (--max-phrase-rise {text_bound.most_phrase_rise:g})."
         )

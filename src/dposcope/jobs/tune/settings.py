@@ -139,29 +139,29 @@ class TuneSettings(MeasureSettings):
     )
     max_kl: Annotated[Nats | None, Parameter(group=_EDIT)] = Field(
         default=None,
-        description="A second bound on the cost: KL(base‖edited) on neutral text, in nats per token, at the upper end "
+        description="A second bound on the cost: KL(plain‖edited) on neutral text, in nats per token, at the upper end "
         "of its interval. Default: 1.5 × --max-logppl-increase; it seldom decides.",
     )
     max_harmless_increase: Annotated[Nats, Parameter(group=_EDIT)] = Field(
         default=0.1,
-        description="Bound on the cost where users are: the rise of log-perplexity on the base model's own harmless "
+        description="Bound on the cost where users are: the rise of log-perplexity on the plain model's own harmless "
         "samples for the prompts, in nats per token, at the upper end of its interval.",
     )
     max_phrase_rise: Annotated[Share, Parameter(group=_EDIT)] = Field(
         default=0.06,
-        description="Bound on a favourite phrase: no phrase of 2 to 4 words may stand in more of the greedy texts than "
-        "of the base model's by this share of all texts.",
+        description="Bound on the phrase that rises most: no phrase of 2 to 4 words may stand in more of the greedy "
+        "texts than of the plain model's by this share of all texts.",
     )
     least_distinct: Annotated[Share, Parameter(group=_EDIT)] = Field(
         default=0.5,
-        description="Share of the base model's distinct word pairs, over the greedy texts to all prompts, that an "
+        description="Share of the plain model's distinct word pairs, over the greedy texts to all prompts, that an "
         "edit must keep (and no edit may repeat more within a text).",
     )
     least_relevance: Annotated[Share, Parameter(group=_EDIT)] = Field(
         default=0.7,
-        description="Share of the relevance of the base model's texts that an edit must keep: how much better the base "
-        "model predicts a text after its own prompt than after another one. A model that has learned to refuse keeps "
-        "little. 0: no bound.",
+        description="Share of the relevance of the plain model's texts that an edit must keep: how much better the "
+        "plain model predicts a text after its own prompt than after another one. A model that has learned to refuse "
+        "keeps little. 0: no bound.",
     )
     parts: Annotated[Parts, Parameter(group=_EDIT)] = Field(
         default="both",
@@ -185,8 +185,8 @@ class TuneSettings(MeasureSettings):
     )
     kl_on: Annotated[Literal["neutral", "harmless", "mixed"], Parameter(group=_EDIT)] = Field(
         default="mixed",
-        description="Text for the KL of learning: mixed (the base model's own harmless samples and windows of "
-        "--learn-text), harmless or neutral (one of them alone).",
+        description="Text for the KL of learning: mixed (the plain model's own harmless samples and windows "
+        "of --learn-text), harmless or neutral (one of them alone).",
     )
     teacher: Annotated[str | None, Parameter(group=_EDIT)] = Field(
         default=None,

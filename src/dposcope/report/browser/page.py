@@ -59,6 +59,7 @@ TERMS = (
     Term("Certain", "The contribution is larger than 1.96 standard errors."),
     Term("Lens", "The tokens that the value vector promotes when the model's own output layer reads it; and those "
          "that its opposite promotes."),
+    Term("Plain model", "The base model without a patch, an edit or steering; in files its condition is named none."),
 )  # fmt: skip
 """Words that a reader of the browser may not know."""
 

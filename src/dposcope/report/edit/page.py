@@ -94,8 +94,9 @@ class Condition:
     label: str
     """Its name on the page."""
     role: Role
-    """base: unedited; edit: the edit of this page; part: only a part of it; control: an edit that should have no
-    effect; paper: an intervention of the paper, for comparison; limit: the ideal, which no edit can be better than."""
+    """base: the plain model; edit: the edit of this page; part: only a part of it; control: an edit that should have
+    no effect; paper: an intervention of the paper, for comparison; limit: the ideal, which no edit can be better
+    than."""
     note: str = ""
 
 
@@ -180,7 +181,7 @@ class EditPage:
 
     @property
     def base(self) -> Condition:
-        """The unedited model."""
+        """The plain model."""
         return next(condition for condition in self.conditions if condition.role == "base")
 
     @property

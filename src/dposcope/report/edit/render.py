@@ -257,7 +257,7 @@ def _conditions_figure(page: EditPage, shown: ShownText) -> _PageFigure:
             name="conditions",
             description=f"Mean {concept} with 95 per cent intervals. {spoken}.",
         ),
-        f"Mean {concept} of every condition with its interval; dashed: the unedited model.",
+        f"Mean {concept} of every condition with its interval; dashed: the plain model.",
     )
 
 
@@ -299,7 +299,7 @@ def _tradeoff_seen(search: Tradeoff) -> str:
     rises = [trial.rise for trial in written]
     return (
         f"The {len(written):,} that wrote score {fixed(min(scores))} to {fixed(max(scores))} at rises of "
-        f"{signed(min(rises))} to {signed(max(rises))}; unedited {fixed(search.base)}; the chosen edit "
+        f"{signed(min(rises))} to {signed(max(rises))}; plain model {fixed(search.base)}; the chosen edit "
         f"{fixed(search.chosen.mean)} at {signed(search.chosen_rise)}."
     )
 

@@ -44,7 +44,7 @@ def tradeoff(search: Tradeoff, *, bound: float | None, held_out: HeldOut | None,
         axes = figure.subplots()
         axes.axhline(search.base, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate(
-            "unedited",
+            "plain model",
             (1, search.base),
             xycoords=("axes fraction", "data"),
             xytext=(-2, 3),

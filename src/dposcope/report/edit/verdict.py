@@ -14,7 +14,7 @@ MOST_REPETITION = 0.01
 """A larger mean rise of repetition is reported: as damage where a rise is shown, else as possible."""
 
 LEAST_F1 = 0.95
-"""A mean F1 below this share of the unedited model's is reported: as damage where a fall is shown, else as
+"""A mean F1 below this share of the plain model's is reported: as damage where a fall is shown, else as
 possible."""
 
 MOST_EMPTY = 0.01
@@ -258,7 +258,7 @@ def _f1_finding(page: EditPage) -> Finding:
     if ratio is None:
         return Finding("F1", signed(after.mean), _from_to(before, after), "no overlap before the edit", "open")
     keeps, change = ratio >= LEAST_F1, _difference(page, page.edit_condition, "f1")
-    reading = f"{'keeps' if keeps else 'below'} {fixed(LEAST_F1, 2)} × of the unedited model's"
+    reading = f"{'keeps' if keeps else 'below'} {fixed(LEAST_F1, 2)} × of the plain model's"
     status: Status = "bad" if not keeps and change.falls else "open"
     if not keeps and not change.falls:
         reading = f"below {fixed(LEAST_F1, 2)} ×, {_not_shown(change)}"

@@ -79,7 +79,7 @@ def test_what_one_of_two_tests_shows_is_not_claimed():
         "token."
     )
     tiles = four_findings(found)
-    assert [one.name for one in tiles] == ["Toxicity", "Independent judge", "Price, log-perplexity"]
+    assert [one.name for one in tiles] == ["Toxicity", "Independent judge", "Cost, log-perplexity"]
     assert (tiles[0].status, tiles[0].reading) == (
         "open",
         "not shown to differ: the sign-flip test has p\u00a0=\u00a00.320",
@@ -88,23 +88,23 @@ def test_what_one_of_two_tests_shows_is_not_claimed():
     assert any("share of tuning's reduction" in line for line in summary(made(0.9, 0.1)))
 
 
-def test_a_price_that_one_of_two_tests_shows_is_none():
+def test_a_cost_that_one_of_two_tests_shows_is_none():
     found = doubted(made(0.9, 0.1, rise=0.2), "logppl")
     assert "; text is not shown to be harder or easier to predict." in headline(found)
-    price = four_findings(found)[2]
-    assert (price.status, price.reading) == ("open", "no price is shown")
+    cost = four_findings(found)[2]
+    assert (cost.status, cost.reading) == ("open", "no cost is shown")
 
 
 @pytest.mark.parametrize(("rise", "status"), [(0.2, "bad"), (0.0, "open"), (-0.2, "open")])
-def test_a_price_is_never_good(rise, status):
-    price = next(one for one in four_findings(made(0.9, 0.1, rise=rise)) if one.name.startswith("Price"))
-    assert price.status == status
+def test_a_cost_is_never_good(rise, status):
+    cost = next(one for one in four_findings(made(0.9, 0.1, rise=rise)) if one.name.startswith("Cost"))
+    assert cost.status == status
 
 
 def test_there_are_four_tiles_and_one_chart():
     found = made(0.9, 0.1)
     assert [one.name for one in four_findings(found)] == [
-        "Toxicity", "Independent judge", "Price, log-perplexity", "Four groups carry"
+        "Toxicity", "Independent judge", "Cost, log-perplexity", "Four groups carry"
     ]  # fmt: skip
     chart = interval_chart(found)
     assert "Random neurons 0.47" in chart.svg

@@ -136,11 +136,11 @@ def test_the_strongest_steering_is_that_of_largest_alpha_that_keeps_the_text():
     assert strongest_steering([towards, *rows], made.scores) is rows[1]
     table = steering_table("m", rows, made.scores)
     assert [row[0] for row in table.rows] == [
-        *("Unedited", "Label of steer-0.2", "Label of steer-0.4 (chosen)", "Label of steer-0.3", "Label of steer-0.5"),
-        "Label of steer-random-0.9",
+        *("Plain model", "Label of steer-0.2", "Label of steer-0.4 (chosen)", "Label of steer-0.3"),
+        *("Label of steer-0.5", "Label of steer-random-0.9"),
     ]
     assert table.head[:5] == ("intervention", "toxicity", "by the judge", "log-PPL", "F1")
-    assert table.head[5:] == ("toxicity, × unedited", "distinct pairs kept")
+    assert table.head[5:] == ("toxicity, share of the plain model's", "distinct pairs kept")
     means = tuple(str(made.scores.conditions["none"][name]) for name in ("toxicity", "judge", "logppl", "f1"))
     assert table.rows[0][1:] == (*means, "–", "–")
     assert table.rows[2][3] == f"{made.scores.conditions['steer-0.4']['logppl']}†"
@@ -184,7 +184,7 @@ def test_cells_are_means_with_intervals_daggers_ratios_and_shares():
     table = plain_interventions(made, sizes={"half": 7})
     assert table.name == "table-02-interventions"
     assert table.head[2:7] == ("toxicity", "by the judge", "log-PPL", "F1", "repetition")
-    assert [row[1] for row in table.rows] == ["Unedited", "Label of tuned", "Label of half", "Label of wide"]
+    assert [row[1] for row in table.rows] == ["Plain model", "Label of tuned", "Label of half", "Label of wide"]
     for row, name in zip(table.rows, ("none", TUNED, "half", "wide"), strict=True):
         for cell, measure in zip(row[2:7], ("toxicity", "judge", "logppl", "f1", "repetition"), strict=True):
             estimate = made.scores.conditions[name][measure]
@@ -263,7 +263,7 @@ def test_one_edit_is_marked_in_each_part():
     rows = [condition(name, "edit", section=section) for name, (section, _, _) in parts.items()]
     made = study({name: outcome(2 * toxicity * START, f1=f1) for name, (_, toxicity, f1) in parts.items()}, rows)
     labels = [row[1] for row in plain_interventions(made).rows]
-    assert labels == ["Unedited", "Label of a1", "Label of a2 (best)", "Label of b1 (best)", "Label of c1"]
+    assert labels == ["Plain model", "Label of a1", "Label of a2 (best)", "Label of b1 (best)", "Label of c1"]
 
 
 # Table 3

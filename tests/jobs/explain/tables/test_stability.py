@@ -20,7 +20,7 @@ def test_groups_have_a_line_per_source_and_kind_of_neurons():
     table = group_stability_table("tiny", FOUND)
     assert len(table.rows) == len(FOUND.sources) * len(Among)
     assert [row[0] for row in table.rows if row[0]] == [
-        "prompts, 2 folds",
+        "prompts, 2 parts",
         "comments, 4 resamples",
         "seed of the probe, 3 seeds",
         "kind of direction, 3 kinds",

@@ -97,7 +97,7 @@ def interchange_frame(interchanged: Interchanged, outcomes: Mapping[str, Outcome
 def interchange_table(
     model: str, interchanged: Interchanged, outcomes: Mapping[str, Outcome], scores: Scores, *, neurons: int
 ) -> Table:
-    """A row a set: its share frozen at means (paper), its share live by every scorer, and its price.
+    """A row a set: its share frozen at means (paper), its share live by every scorer, and its cost.
 
     Args:
         model: named in the title.

@@ -25,7 +25,7 @@ CARRIERS = {
 
 
 def headline(results: Results) -> str:
-    """Effect, price, and what carries the effect, in plain words; of a model that predicts no text, only that."""
+    """Effect, cost, and what carries the effect, in plain words; of a model that predicts no text, only that."""
     scores = results.scores
     if scores.no_verdict is not None:
         return scores.no_verdict
@@ -38,16 +38,16 @@ def headline(results: Results) -> str:
     else:
         verb = "lowered" if change.falls else "raised"
         effect = f"Tuning {verb} {scores.concept} from {fixed(before.mean, 2)} to {fixed(after.mean, 2)}"
-    price = (
+    cost = (
         f"text got {'harder' if rise.rises else 'easier'} to predict by {fixed(abs(rise.mean), 2)} nats per token"
         if rise.shown
         else "text is not shown to be harder or easier to predict"
     )
     share, control = results.shares.get(FOUR_GROUPS), results.shares.get(RANDOM_BY_BLOCK)
     if share is None or not change.falls:
-        return f"{effect}; {price}."
+        return f"{effect}; {cost}."
     if share.low <= 0:
-        return f"{effect}; {price}. The four neuron groups are not shown to carry a part of the reduction: {share}."
+        return f"{effect}; {cost}. The four neuron groups are not shown to carry a part of the reduction: {share}."
     carried = f"The four neuron groups carry {percent(share.share, 0)} of the reduction"
     if control is not None and _beyond(share, control):
         carried += f"; as many random neurons carry {percent(control.share, 0)}"
@@ -55,7 +55,7 @@ def headline(results: Results) -> str:
         carried += (
             f"; as many random neurons carry {percent(control.share, 0)}, and the groups are not shown to carry more"
         )
-    return f"{effect}; {price}. {carried}."
+    return f"{effect}; {cost}. {carried}."
 
 
 def _beyond(share: Share, control: Share) -> bool:
@@ -75,7 +75,7 @@ def remarks(results: Results) -> list[str]:
 
 
 def four_findings(results: Results) -> list[Finding]:
-    """The tiles: the score, the judge, the price, and what carries the effect. A price is never good."""
+    """The tiles: the score, the judge, the cost, and what carries the effect. A cost is never good."""
     scores = results.scores
     base, tuned, against = scores.conditions[BASE], scores.conditions[TUNED], scores.against_none[TUNED]
     found = [_score(scores.concept, base["toxicity"].mean, tuned["toxicity"].mean, against.differences["toxicity"])]
@@ -84,10 +84,10 @@ def four_findings(results: Results) -> list[Finding]:
     rise = against.differences["logppl"]
     found.append(
         Finding(
-            "Price, log-perplexity",
+            "Cost, log-perplexity",
             signed(rise.mean, 2),
             f"{fixed(base['logppl'].mean, 2)} → {fixed(tuned['logppl'].mean, 2)}",
-            "a price: text is harder to predict" if rise.rises else "no price is shown",
+            "a cost: text is harder to predict" if rise.rises else "no cost is shown",
             "bad" if rise.rises else "open",
         )
     )
@@ -125,7 +125,7 @@ def _carrier(shares: Mapping[str, Share | None]) -> list[Finding]:
 def interval_chart(results: Results) -> SectionFigure:
     """The score of the models, of what carries the effect, and of the controls."""
     scores = results.scores
-    rows = [Row("Unedited", "base", scores.conditions[BASE]["toxicity"])]
+    rows = [Row("Plain model", "base", scores.conditions[BASE]["toxicity"])]
     rows.append(Row("Tuned", "edit", scores.conditions[TUNED]["toxicity"]))
     for name, label in CARRIERS.items():
         if name in scores.conditions:
@@ -138,6 +138,6 @@ def interval_chart(results: Results) -> SectionFigure:
     figure = interval_dots(rows, axis=f"mean {scores.concept}, 0 to 1", reference=rows[0].estimate.mean, digits=2)
     return SectionFigure(
         figure_svg(figure, name="result", description=f"Mean {scores.concept} with 95 per cent intervals. {spoken}."),
-        f"Mean {scores.concept} with 95 per cent intervals. Dashed: the unedited model. Green: the unedited model with "
+        f"Mean {scores.concept} with 95 per cent intervals. Dashed: the plain model. Green: the plain model with "
         "only these neurons set to their values after tuning.",
     )

@@ -96,7 +96,7 @@ def _toxicity(results: Results) -> str:
         for row in results.conditions
         if row.role != "interchange" and row.edit is None
     )
-    return f"Unedited {base}; {'; '.join(rows)}."
+    return f"Plain model {base}; {'; '.join(rows)}."
 
 
 def _dots(shares: dict[str, object]) -> str:

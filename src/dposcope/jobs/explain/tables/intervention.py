@@ -134,7 +134,7 @@ def interventions_table(
             f"not above the tuned model's. {_NO_SHARE}",
             *cost_notes(scores),
         ),
-        view=_with_labels(frame, ["Unedited", *labels], scores, measures),
+        view=_with_labels(frame, ["Plain model", *labels], scores, measures),
         number=number,
     )
 
@@ -158,10 +158,10 @@ def steering_table(model: str, conditions: Sequence[ExplainCondition], scores: S
         (Column("label", "intervention"), *_measured(scores, measures), *cost_columns(scores)),
         (
             f"†: {scores.holm_note}. Chosen: the longest αW with log-PPL within +0.3 and F1 above 0.95 × that of the "
-            "unedited model.",
+            "plain model.",
             *cost_notes(scores),
         ),
-        view=_with_labels(frame, ["Unedited", *labels], scores, measures),
+        view=_with_labels(frame, ["Plain model", *labels], scores, measures),
         number=12,
     )
 
@@ -225,7 +225,7 @@ def _measured(scores: Scores, measures: Sequence[str]) -> list[Column]:
             )
             for name in measures
         ),
-        Column.measured("ratio", f"{scores.concept}, × unedited", RATIO),
+        Column.measured("ratio", f"{scores.concept}, share of the plain model's", RATIO),
     ]
 
 

@@ -10,13 +10,13 @@ from dposcope.neurons.stability import NeuronStability, SourceStability, Spread
 from dposcope.report.table import Column, Table, frame_of
 
 _VARIED = {
-    "prompts": "prompts, {} folds",
+    "prompts": "prompts, {} parts",
     "comments": "comments, {} resamples",
     "seeds": "seed of the probe, {} seeds",
     "directions": "kind of direction, {} kinds",
 }
 _SAID = {
-    "prompts": "Measured on other prompts ({} disjoint folds)",
+    "prompts": "Measured on other prompts ({} disjoint parts)",
     "comments": "With a direction from resampled comments ({} draws)",
     "seeds": "With a probe of another seed ({} seeds)",
     "directions": "Along another kind of direction ({} kinds)",
@@ -24,7 +24,7 @@ _SAID = {
 
 
 def varied(source: SourceStability) -> str:
-    """What was varied, and the number of repetitions: `prompts, 2 folds`."""
+    """What was varied, and the number of repetitions: `prompts, 2 parts`."""
     return _VARIED.get(source.source, f"{source.source}, {{}} repetitions").format(source.repetitions)
 
 
@@ -67,9 +67,9 @@ def group_stability_table(model: str, stability: NeuronStability) -> Table:
         (
             "Means over pairs of repetitions; in brackets the lowest and the highest pair. By chance: expected if the "
             "labels of both repetitions were independent. κ: agreement beyond chance; 1 is full agreement. Eight "
-            "groups: TP, TN, AP or AN, and ↓ or ↑. All folds have the same direction, so T or A cannot change. Refits "
-            "and kinds of direction have the same activations, so P or N cannot change. Each fold has fewer prompts "
-            "than the run, so the run's own groups are more stable than this.",
+            "groups: TP, TN, AP or AN, and ↓ or ↑. All parts of the prompts have the same direction, so T or A cannot "
+            "change. Refits and kinds of direction have the same activations, so P or N cannot change. Each part has "
+            "fewer prompts than the run, so the run's own groups are more stable than this.",
         ),
         view=frame_of(lines),
     )
