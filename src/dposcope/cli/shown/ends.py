@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TEXTS: Final = 3
 _LONGEST: Final = 110
 """Characters of a text that is shown."""
-_MASKED: Final = " (offensive words masked; --raw shows them)"
+_MASKED: Final = " (offensive words have stars; --raw shows them)"
 _ASKED: Final = ("chat", "system", "wrap", "prefill")
 _DATA: Final = (
     *("concept", "prompts", "prompt_column", "report_prompts", "comments", "text_column", "label_column"),

@@ -279,7 +279,7 @@ def _tradeoff_figure(page: EditPage, search: Tradeoff, shown: ShownText) -> _Pag
             f"{_tradeoff_seen(search)}",
         ),
         f"What each trial gives ({concept} by the {search.scorer}, lower is better) and costs (log-perplexity, left is "
-        "better), with its interval over prompts. Lines join the best trials of each method. The wide pale line is the "
+        "better), with its interval over prompts. Lines join the best trials of each source. The wide pale line is the "
         "front: no other trial with texts within the bound is better in both. Circle: the chosen edit on the search "
         f"prompts; diamond: on the table's prompts and text{by}, with both intervals. Dotted: the bound. Point at a "
         "mark to see its settings.",
