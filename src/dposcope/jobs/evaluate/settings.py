@@ -50,7 +50,7 @@ class EvaluateSettings(EngineSettings, MeasureSettings):
     fluency_model: Annotated[str | None, Parameter(group=_MEASURES)] = Field(
         default=None,
         description="With --protocol rtp: another model whose log-perplexity of the samples is told beside the plain "
-        "model's: a bundled name, a folder or a hub id. Default: none.",
+        "model's: a bundled name, a folder or a Hugging Face id. Default: none.",
     )
 
     condition: Annotated[list[str] | None, Parameter(group=_EDIT, negative_iterable=())] = Field(
