@@ -29,7 +29,7 @@ NAMED: Final = {
     "cuda-*": "NVIDIA's own licence",
     "yattag": "LGPL-2.1",
 }
-"""Packages that are allowed by name: the embedded model, what torch needs for GPUs, and what cosmic-ray writes its
+"""Packages that are allowed by name: the bundled model, what torch needs for GPUs, and what cosmic-ray writes its
 pages with, which only `make mutants` installs. dposcope contains none of them."""
 _SPELLINGS: Final = {
     "apache": "Apache-2.0",

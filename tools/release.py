@@ -123,7 +123,7 @@ def use(wheel: Path, uv: Path, python: str) -> None:
         run(program, "--help")
         run(program, "reproduce", "--preset", "smoke", "--quiet", "--out", "smoke")
         (tiny,) = Path(folder, "smoke").rglob("tiny/config.json")
-        # The built-in data and the embedded scorer.
+        # The built-in data and the scorer `profanity`.
         quick = ["--limit", "8", "--max-windows", "2", "--max-passages", "2", "--alpha", "0.1", "--ablate", "0.5"]
         run(program, "edit", tiny.parent, "--out", "edit", "--quiet", "--direction-rows", "40", *quick)
         run(program, "fold", tiny.parent, "--edit", "edit", "--out", "folded")

@@ -59,7 +59,7 @@ def saved_judge(tmp_path):
     return judge
 
 
-def test_load_scorer_knows_the_embedded_one():
+def test_load_scorer_knows_profanity():
     assert load_scorer("profanity").digest == profanity_scorer().digest
 
 

@@ -55,7 +55,7 @@ class Perturbation:
     """Strength and trade-offs of the steering."""
 
     step_size: float = 0.02
-    """Length of one step, as a share of the norm of the cached keys or values of a layer and row (published: 0.02 to
+    """Length of one step, as a share of the norm of the cached keys or values of a block and row (published: 0.02 to
     0.04, in the units of the cache). 0.01 steers less, and the text is more fluent."""
     iterations: int = 2
     """Gradient steps before each token (published: 3, with a discriminator 10); 0: no steering."""
@@ -64,8 +64,8 @@ class Perturbation:
     window: int = 0
     """Perturb only so many of the most recent cached tokens; 0: all (published: 0)."""
     gamma: float = 1.0
-    """Exponent γ of the gradient's norm (published: 1.0 to 1.5). At 1 every layer changes by `step_size`; below 1,
-    layers with a larger gradient change more."""
+    """Exponent γ of the gradient's norm (published: 1.0 to 1.5). At 1 every block changes by `step_size`; below 1,
+    blocks with a larger gradient change more."""
     gm_scale: float = 0.8
     """Exponent gm of the perturbed model, p ∝ perturbed^gm · unperturbed^(1−gm), in [0, 1] (published: 0.9 to 0.95)."""
     kl_scale: float = 0.01

@@ -76,9 +76,9 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
         edit.save(part / EDIT)
     if (skeleton.folder / f"{EDIT}.json").exists():
         notes += (f"an edit was folded into the source before; {EDIT} in the new folder holds the new edit only",)
-    unedited = [path for path in files.weights if path not in weights.files and path.stem != EDIT]
+    former = [path for path in files.weights if path not in weights.files and path.stem != EDIT]
     strangers = [path for path in files.others if path.name != "README.md" and path.stem != EDIT]
-    for left_out, why in ((unedited, "they hold the weights without the edit"), (strangers, "no checkpoint has them")):
+    for left_out, why in ((former, "they hold the weights without the edit"), (strangers, "no checkpoint has them")):
         if left_out:
             notes += (f"not copied, as {why}: {_listed(left_out, skeleton.folder)}",)
     return Shipped("quantised checkpoint" if quantised else "checkpoint", out, len(changes), rounding, notes)

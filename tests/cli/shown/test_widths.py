@@ -38,7 +38,7 @@ def test_of_a_text_of_lines_each_is_whole_where_there_is_room():
 
 @pytest.mark.parametrize("room", range(1, 30))
 def test_lines_break_between_words_alone(room):
-    text = "toxicity, share of none: 0.45 × (0.380–0.530)"
+    text = "toxicity, share of the plain model's: 0.45 × (0.380–0.530)"
     lines = wrapped(text, room, len)
     assert " ".join(lines) == text
     assert all(len(line) <= room or " " not in line for line in lines)

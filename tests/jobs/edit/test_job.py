@@ -476,7 +476,7 @@ def test_the_reference_protocol_runs_and_is_named(job, tmp_path):
     assert "reference protocol" in (run.folder / "model/README.md").read_text()
 
 
-def test_the_embedded_scorer_is_the_default(job, tmp_path):
+def test_profanity_is_the_default_scorer(job, tmp_path):
     settings = EditSettings(**{**job.settings(alpha=0.1, controls=False, limit=6), "scorer": "profanity"})
     run = run_edit(str(job.model), tmp_path / "out", settings)
     assert EditSettings().scorer == "profanity"

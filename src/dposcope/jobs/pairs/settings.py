@@ -134,7 +134,7 @@ class PairsSettings(EngineSettings, ChatSettings, MachineSettings, DirectionSett
     prompt_tokens: Annotated[Tokens, Parameter(group=_PPLM)] = Field(default=20, description="Tokens of each prompt.")
     step_size: Annotated[StepSize, Parameter(group=_PPLM)] = Field(
         default=0.02,
-        description="Length of a step, as a share of the norm of each layer's cached keys and values (published code: "
+        description="Length of a step, as a share of the norm of each block's cached keys and values (published code: "
         "0.02 to 0.04 in another unit). Larger: more toxic, less fluent.",
     )
     iterations: Annotated[GradientSteps, Parameter(group=_PPLM)] = Field(

@@ -423,7 +423,7 @@ def _learning(run: Run, source: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def _teacher(run: Run, record: TrainingRecord) -> dict[str, Any]:
-    """The teacher of distilled gains. A teacher trained in the run's folder is named by its method of training."""
+    """The teacher of taught gains. A teacher trained in the run's folder is named by its method of training."""
     teacher = record.settings.teacher
     if teacher is None:
         return {}

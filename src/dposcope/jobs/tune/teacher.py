@@ -1,6 +1,6 @@
-"""The teacher of distilled gains: base + strength · (tuned − base), at the strength where it costs what the edit may.
+"""The teacher of taught gains: base + strength · (tuned − base), at the strength where it costs what the edit may.
 
-A training may end with a lower or a higher cost than the edit may have. Distilled gains cost about as much as their
+A training may end with a lower or a higher cost than the edit may have. Taught gains cost about as much as their
 teacher. So the strength is set where the teacher's log-perplexity on neutral text has risen by the edit's bound.
 """
 

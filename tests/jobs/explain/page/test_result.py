@@ -32,7 +32,7 @@ def made(four: float, random: float, *, tuned=0.4 * START, rise: float = 0.0):
     )  # fmt: skip
 
 
-def test_the_headline_says_effect_price_and_what_carries_it():
+def test_the_headline_says_effect_cost_and_what_carries_it():
     assert headline(made(0.9, 0.1, rise=0.2)) == (
         "Tuning lowered toxicity from 0.50 to 0.20; text got harder to predict by 0.20 nats per token. "
         "The four neuron groups carry 90 % of the reduction; as many random neurons carry 10 %."
