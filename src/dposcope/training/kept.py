@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,16 +103,16 @@ def _on_cpu(model: nn.Module) -> None:
     """Shapes in place of all numbers. Tensors that stand in two places stay one."""
     there: dict[int, Tensor] = {}
     for module in model.modules():
-        for held in (module._parameters, module._buffers):  # pyright: ignore[reportPrivateUsage] — as `to` does
-            for name, tensor in held.items():
+        stores = (module._parameters, module._buffers)  # pyright: ignore[reportPrivateUsage]
+        for store in cast("tuple[dict[str, Any], ...]", stores):
+            for name, tensor in store.items():
                 if tensor is None:
                     continue
                 if id(tensor) not in there:
                     shape = torch.empty(tensor.shape, dtype=tensor.dtype)
-                    there[id(tensor)] = (
-                        nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape
-                    )
-                held[name] = there[id(tensor)]
+                    learned = isinstance(tensor, nn.Parameter)
+                    there[id(tensor)] = nn.Parameter(shape, tensor.requires_grad) if learned else shape
+                store[name] = there[id(tensor)]
 
 
 @contextmanager
