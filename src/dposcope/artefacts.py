@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dposcope.durable import place
 from dposcope.errors import DposcopeError
-from dposcope.files import check_regular
+from dposcope.files import check_is_path, check_regular
 from dposcope.foreign_text import json_text
 from dposcope.reading import AGAIN, parse_json, read_json
 
@@ -74,11 +74,13 @@ def write_atomically(path: str | Path) -> Generator[Path]:
 
 
 def check_path(path: str | Path) -> None:
-    """Refuse a path that holds bytes other than UTF-8: the libraries that read tensors and tokenizers do.
+    """Refuse what is no path, and one that holds bytes other than UTF-8: the libraries that read tensors and tokenizers
+    do.
 
     Raises:
-        DposcopeError: it does.
+        DposcopeError: it does, or is none.
     """
+    check_is_path(path)
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -173,15 +175,32 @@ def save_tensors(stem: str | Path, kind: str, tensors: Mapping[str, Tensor], abo
         kind: the class that will read it back, such as "Direction".
         tensors: name → tensor, of any device; stored contiguous and on the CPU.
         about: JSON-able facts: model, protocol, seed, settings.
+
+    Raises:
+        DposcopeError: a fact is not JSON, or the files cannot be written.
     """
     check_path(stem)
     files = value_files(stem)
+    try:
+        told: dict[str, Any] = json.loads(json.dumps(dict(about), default=_number, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DposcopeError(
+            f"what is told of the {kind} is not JSON ({error}); give texts, numbers, lists and dictionaries of them as "
+            "about"
+        ) from error
     stored = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     with write_atomically(files.tensors) as temporary:
         save_file(stored, temporary, metadata={"kind": kind})  # a second key would stand in either order
         digest = file_digest(temporary)
     facts = {"format_version": FORMAT_VERSION, "kind": kind, "tensors_sha256": digest, "versions": library_versions()}
-    write_json(files.about, sealed({**facts, **about}))
+    write_json(files.about, sealed({**facts, **told}))
+
+
+def _number(value: Any) -> Any:
+    """A number of numpy or torch as one of Python, of which alone JSON knows."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"it holds a {type(value).__name__}")
 
 
 @dataclass(frozen=True)
@@ -302,6 +321,16 @@ class ValueFiles:
     def both(self) -> list[Path]:
         """For stages, which need both."""
         return [self.tensors, self.about]
+
+
+def check_facts(about: object) -> None:
+    """Refuse what is no dictionary where facts about a value belong.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(about, Mapping):
+        raise DposcopeError(f"about is a {type(about).__name__}; give a dictionary of facts, such as {{'seed': 0}}")
 
 
 def value_digest(stem: str | Path) -> str:

@@ -4,6 +4,7 @@ A pipe or a device never ends, or never begins.
 """
 
 import stat
+from os import PathLike
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +25,23 @@ _KINDS: Final = {
 }
 
 
+def check_is_path(path: object) -> None:
+    """Refuse what is no path.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(path, str | PathLike):
+        raise DposcopeError(f"a {type(path).__name__} is no path; give a text, or a pathlib.Path")
+
+
 def expanded(path: str | Path) -> Path:
     """A path with `~` as the home folder.
 
     Raises:
-        DposcopeError: it names the home folder of a user that is not there.
+        DposcopeError: it is none, or names the home folder of a user that is not there.
     """
+    check_is_path(path)
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -2,13 +2,12 @@
 
 import gc
 import inspect
-import operator
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 
@@ -49,12 +48,7 @@ def _repeating(work: Callable[P, T], *, hint: str) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         if _OUTER.get():
             return work(*args, **kwargs)
-        size = kwargs.get("batch_size", default)
-        if size is not None:
-            try:
-                size = operator.index(size)  # pyright: ignore[reportArgumentType]
-            except TypeError:
-                raise DposcopeError(f"batch_size {size!r} is no whole number; give one, such as 8") from None
+        size: Any = kwargs.get("batch_size", default)  # `work` checks it
         while True:
             try:
                 with unrepeated():

@@ -56,6 +56,10 @@ def test_an_unknown_label_names_the_option(tmp_path, label):
         load_comments(table(tmp_path, [1, 0, label]))
 
 
+def test_the_positive_label_may_be_a_number(tmp_path):
+    assert load_comments(table(tmp_path, [2, 1, 0]), positive=2).labels.tolist() == [True, False, False]
+
+
 def test_the_positive_label_can_be_named(tmp_path):
     path = table(tmp_path, ["hate", "other", "Hate", "odd"], column="kind")
     assert load_comments(path, label_column="kind", positive="hate").labels.tolist() == [True, False, True, False]
@@ -97,10 +101,11 @@ def test_a_missing_column_names_the_options(tmp_path):
 
 
 def test_labels_must_fit_the_texts():
-    with pytest.raises(ValueError, match="2 texts need as many boolean labels, not bool of shape"):
+    with pytest.raises(DposcopeError, match=r"2 texts but labels of shape \[1\]; give one label per text"):
         Comments(("a", "b"), np.array([True]))
-    with pytest.raises(ValueError, match="not int64"):
-        Comments(("a", "b"), np.array([1, 0]))
+    with pytest.raises(DposcopeError, match="a label is 2, neither True nor False"):
+        Comments(("a", "b"), np.array([1, 2]))
+    assert Comments(("a", "b"), np.array([1, 0])).labels.tolist() == [True, False]
 
 
 def test_parts_are_cut_in_order():

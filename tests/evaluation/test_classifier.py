@@ -173,6 +173,8 @@ def test_an_unclear_label_lists_them(classifier, labels):
 def test_an_unknown_label_lists_them(classifier):
     with pytest.raises(DposcopeError, match="has no label 'rude'; choose one of: neutral, toxic"):
         classifier_scorer(classifier(["neutral", "toxic"]), label="rude")
+    with pytest.raises(DposcopeError, match="has no label '1'; choose one of: neutral, toxic"):
+        classifier_scorer(classifier(["neutral", "toxic"]), label=1)
 
 
 def test_labels_that_differ_in_case_alone_are_told_apart(classifier):

@@ -160,9 +160,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "pairs.jsonl"
     write_pairs(path, Pairs.of(AWKWARD))
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(DposcopeError, match="the column 'score' has 1 cells for"):
         write_pairs(path, Pairs.of(AWKWARD), extra={"score": [1.0]})
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(DposcopeError, match=r"a cell of the pairs is not JSON \(.*\); give texts and finite numbers"):
         write_pairs(path, Pairs.of(AWKWARD), extra={"score": [1.0, 2.0, float("nan")]})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
@@ -172,7 +172,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_columns_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match=r"need one length, not \[1, 2\]"):
+    with pytest.raises(DposcopeError, match=r"need one length, not \[1, 2\]"):
         Pairs(("a",), ("b", "c"), ("d",))
 
 

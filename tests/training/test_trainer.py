@@ -104,6 +104,10 @@ def run(
         return Outcome(trained, values, trainable.export().lm)
 
 
+def test_the_folder_may_be_a_text(llama, tmp_path):
+    assert run(llama, "gains", str(tmp_path / "mine"), steps=2, validate_every=2).trained.steps == 2
+
+
 class Stopped(BaseException):
     """What ends a process: no `except` of ours catches it."""
 

@@ -1,17 +1,21 @@
 """Labelled comments with and without a concept such as toxicity, to fit directions and judges on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from dposcope.data.given.numbers import seed_of, whole
 from dposcope.data.named import located
 from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
+from dposcope.foreign_text import visible
+from dposcope.protocols import check_choice
 
 # Labels of the two classes in data sets, apart from numbers.
 _YES: Final = frozenset({"true", "yes", "toxic", "positive", "offensive", "hateful", "abusive"})
@@ -31,6 +35,26 @@ _NO: Final = frozenset(
     }
 )
 _THRESHOLD: Final = 0.5
+
+
+def labels_of(texts: Sequence[str], labels: ArrayLike) -> NDArray[np.bool_]:
+    """Labels of texts as an array, `[texts]`.
+
+    Args:
+        texts: what they are of.
+        labels: True or 1 where a text has the concept, else False or 0.
+
+    Raises:
+        DposcopeError: a label is something else, or there is not one for each text.
+    """
+    given = np.asarray(labels)
+    strange = [] if given.dtype == bool else [label for label in given.ravel().tolist() if label not in (0, 1)]
+    if strange:
+        label = visible(repr(strange[0]))[:32]
+        raise DposcopeError(f"a label is {label}, neither True nor False; give one of them for each text, or 1 or 0")
+    if given.shape != (len(texts),):
+        raise DposcopeError(f"{len(texts)} texts but labels of shape {list(given.shape)}; give one label per text")
+    return given.astype(bool)
 
 
 @dataclass(frozen=True)
@@ -54,11 +78,9 @@ class Comments:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Refuse one text, and labels that do not fit the texts."""
-        check_texts("texts", self.texts)
-        if self.labels.shape != (len(self.texts),) or self.labels.dtype != np.bool_:
-            given = f"{self.labels.dtype} of shape {self.labels.shape}"
-            raise ValueError(f"{len(self.texts)} texts need as many boolean labels, not {given}")
+        """Keep texts as a tuple and labels as an array; refuse what is none, and labels that do not fit the texts."""
+        object.__setattr__(self, "texts", tuple(listed("texts", self.texts)))
+        object.__setattr__(self, "labels", labels_of(self.texts, self.labels))
 
     def __len__(self) -> int:
         """How many comments."""
@@ -72,10 +94,11 @@ class Comments:
 
     def first(self, n: int) -> "Comments":
         """The first `n` comments, or all if there are fewer."""
-        return self._take(np.arange(min(n, len(self))))
+        return self._take(np.arange(min(whole("n", n), len(self))))
 
     def half(self, which: Literal["first", "second"]) -> "Comments":
         """The first or the second half. Of an odd number, the second half gets one more."""
+        check_choice("which", which, ("first", "second"))
         middle, rows = len(self) // 2, np.arange(len(self))
         return self._take(rows[:middle] if which == "first" else rows[middle:])
 
@@ -96,11 +119,21 @@ class Comments:
         toxic, non_toxic = np.flatnonzero(self.labels), np.flatnonzero(~self.labels)
         smaller, larger = sorted((toxic, non_toxic), key=len)
         if seed is not None:
-            larger = np.random.default_rng(seed).permutation(larger)
+            larger = np.random.default_rng(seed_of(seed)).permutation(larger)
         return np.sort(np.concatenate([smaller, larger[: len(smaller)]]))
 
     def _take(self, rows: NDArray[np.intp]) -> "Comments":
         return Comments(tuple(self.texts[row] for row in rows), self.labels[rows])
+
+
+def check_comments(given: object) -> None:
+    """Refuse what is no `Comments`, such as texts alone.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, Comments):
+        raise DposcopeError(f"comments is a {type(given).__name__}; give dposcope.load_comments(…), or Comments")
 
 
 @dataclass(frozen=True)
@@ -176,6 +209,7 @@ def direction_and_judge(comments: Comments, *, direction_rows: int = 2000) -> Di
 def _labelled(
     table: RawTable, text_column: str, label_column: str, positive: str | None, adjective: str | None
 ) -> Comments:
+    positive = None if positive is None else str(positive)  # a number, say
     selected = table.select([text_column, label_column], option="--text-column and --label-column")
     cells = selected.texts(label_column)
     meant = "" if adjective is None else adjective.strip().lower()

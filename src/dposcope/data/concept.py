@@ -13,9 +13,10 @@ from dposcope.data.hub import is_hub_spec
 from dposcope.data.named import BUILTIN, WORDS
 from dposcope.data.seeds import Seeds, load_seeds
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.data.trust import FUNCTION, check_scorer
 from dposcope.errors import DposcopeError
+from dposcope.files import check_is_path
 from dposcope.reading import read_toml
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Concept:
             DposcopeError: the name or the adjective is blank, or seeds are given on one side only or as one text.
         """
         for part in ("judge_comments", "seeds_with", "seeds_without"):
-            check_texts(part, getattr(self, part))
+            object.__setattr__(self, part, tuple(listed(part, getattr(self, part))))
         for part in ("name", "adjective"):
             if not str(getattr(self, part)).strip():
                 raise DposcopeError(f"a concept's {part} is blank; give a word, as in 'toxicity' and 'toxic'")
@@ -84,6 +85,7 @@ class Concept:
             return TOXICITY
         if str(source) in BUILTIN_CONCEPTS:
             return BUILTIN_CONCEPTS[str(source)]
+        check_is_path(source)
         path = Path(source)
         if path.suffix != ".toml":
             raise DposcopeError(f"no concept {str(source)!r}; choose {', '.join(BUILTIN_CONCEPTS)}, or a .toml file")
@@ -132,6 +134,17 @@ class Concept:
         from dposcope.data.prompts import load_prompts
 
         return load_prompts(self.prompts, column=self.prompt_column)
+
+
+def check_concept(given: object) -> None:
+    """Refuse what is no `Concept`, such as its name.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, Concept):
+        how = f"dposcope.Concept.load({given!r})" if isinstance(given, str) else "a dposcope.Concept"
+        raise DposcopeError(f"concept is a {type(given).__name__}; give {how}")
 
 
 _OPTIONS: Final = (

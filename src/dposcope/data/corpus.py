@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.named import located
 from dposcope.data.short import short_repr
 from dposcope.data.tables import read_table, read_text
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 
 
@@ -22,13 +23,28 @@ class Passages:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Refuse one text."""
-        check_texts("prompts", self.prompts)
-        check_texts("golds", self.golds)
+        """Keep texts as tuples; refuse what is none, and sides of different lengths."""
+        for side in ("prompts", "golds"):
+            object.__setattr__(self, side, tuple(listed(side, getattr(self, side))))
+        if len(self.prompts) != len(self.golds):
+            raise DposcopeError(
+                f"there are {len(self.prompts)} prompts and {len(self.golds)} golds; give one true continuation for "
+                "each prompt"
+            )
 
     def __len__(self) -> int:
         """How many passages."""
         return len(self.prompts)
+
+
+def check_passages(given: object) -> None:
+    """Refuse what is no `Passages`.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, Passages):
+        raise DposcopeError(f"passages is a {type(given).__name__}; give dposcope.load_passages(…), or Passages")
 
 
 def load_neutral(source: str | Path | None, *, column: str = "text", option: str = "--neutral-column") -> str:
@@ -94,7 +110,7 @@ def load_passages(
     Raises:
         DposcopeError: the source cannot be read (`open_table`), or `limit` is below 1.
     """
-    if limit is not None and limit < 1:
+    if limit is not None and whole("limit", limit) < 1:
         raise DposcopeError(f"a limit of {limit} leaves no passage; give 1 or more")
     columns = [prompt_column, gold_column]
     with located(source, "passages.jsonl") as path:

@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Final
 
+from dposcope.data.texts import check_text
+
 _VOWELS: Final = frozenset("aeiouáéíóúäöü")
 # Byte-level tokenizers write a space, a line break and a tab as these characters, which `re` takes for letters.
 _TOKENIZER_SPACES: Final = str.maketrans("ĠĊĉ", "   ")
@@ -54,7 +56,11 @@ def mask_offensive(text: str) -> str:
 
     A strong word keeps its first letter and its ending, as in the paper's tables. A slur keeps its first letter only.
     The length never changes, and masking a masked text changes nothing.
+
+    Raises:
+        DposcopeError: it is no text.
     """
+    check_text("text", text)
     return _masked_once(text) if len(text) <= _SHORT else _masked(text)
 
 

@@ -6,6 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from dposcope.files import check_is_path
+
 BUILTIN: Final = "builtin:"
 """Prefix for the name of a file that comes with the package."""
 
@@ -19,6 +21,7 @@ def located(source: str | Path | None, builtin: str) -> Generator[str | Path]:
     if isinstance(source, str) and source.startswith(BUILTIN):
         builtin = source.removeprefix(BUILTIN)
     elif source is not None:
+        check_is_path(source)
         yield source
         return
     with resources.as_file(resources.files("dposcope.data") / "builtin" / builtin) as path:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.named import located
 from dposcope.data.short import short_repr
 from dposcope.data.tables import read_table
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
 from dposcope.protocols import Split, check_choice
 
@@ -40,7 +41,7 @@ def load_prompts(source: str | Path | None, *, column: str = "prompt", limit: in
     Raises:
         DposcopeError: the source cannot be read (`open_table`), or `limit` is below 1.
     """
-    if limit is not None and limit < 1:
+    if limit is not None and whole("limit", limit) < 1:
         raise DposcopeError(f"a limit of {limit} leaves no prompt; give 1 or more")
     with located(source, "prompts.jsonl") as path:
         return read_table(path, columns=[column], option="--prompt-column").texts(column)[:limit]
@@ -93,8 +94,8 @@ def split_prompts(prompts: Sequence[str], how: Split = "halves", *, report: Sequ
             choose on or to learn from, since other parts have the same texts.
     """
     check_choice("how", how, ("halves", "three-way", "same"))
-    check_texts("prompts", prompts)
-    check_texts("report", report)
+    prompts = listed("prompts", prompts)
+    report = None if report is None else listed("report", report)
     if report is not None and len(report) < 2:
         raise DposcopeError(f"{plural(len(report), 'prompt')} to report on is too few; give at least 2")
     reported = set(report or ())

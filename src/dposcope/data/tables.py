@@ -20,7 +20,7 @@ import polars as pl
 
 from dposcope.data.hub import is_hub_spec, read_hub
 from dposcope.errors import DposcopeError, first_line, plural
-from dposcope.files import MOST_DATA, read_regular
+from dposcope.files import MOST_DATA, check_is_path, read_regular
 from dposcope.reading import reason
 
 MOST_ROWS: Final = 10_000_000
@@ -125,6 +125,7 @@ def open_table(source: str | Path) -> RawTable:
     """
     if isinstance(source, str) and is_hub_spec(source):
         return RawTable(source, read_hub(source))
+    check_is_path(source)
     path = Path(source)
     data = _read_bytes(path)
     read = _READERS.get(path.suffix.lower())

@@ -11,7 +11,9 @@ from typing import Final
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dposcope.data.token_ids import first_ids, is_short, token_ids
+from dposcope.data.given.numbers import seed_of, whole
+from dposcope.data.texts import check_text
+from dposcope.data.token_ids import check_tokenizer, first_ids, is_short, token_ids
 from dposcope.errors import DposcopeError, plural
 
 SPARE_TOKENS: Final = 4
@@ -63,8 +65,10 @@ def cut_prompts(
     Raises:
         DposcopeError: the text gives fewer than `count` prompts, or none.
     """
+    check_text("text", text)
+    check_tokenizer(tokenizer)
     for name, value in (("count", count), ("prompt_tokens", prompt_tokens)):
-        if value is not None and value < 1:
+        if value is not None and whole(name, value) < 1:
             raise DposcopeError(f"{name} {value} is below 1; give a positive number")
     beginnings = list(dict.fromkeys(_beginnings(text, tokenizer, prompt_tokens)))
     if len(beginnings) < (count or 1):
@@ -72,7 +76,7 @@ def cut_prompts(
             f"the text gives {plural(len(beginnings), 'prompt')} of {prompt_tokens} tokens but {count or 1:,} are "
             "needed; give a longer text, or choose fewer or shorter prompts"
         )
-    order = np.random.default_rng(seed).permutation(len(beginnings))
+    order = np.random.default_rng(seed_of(seed)).permutation(len(beginnings))
     return [beginnings[int(index)] for index in order[: None if spare else count]]
 
 
@@ -108,14 +112,14 @@ def _split(paragraph: str) -> Iterator[str]:
 
 
 def _beginnings(text: str, tokenizer: PreTrainedTokenizerBase, prompt_tokens: int) -> Iterator[str]:
-    for whole in _some([sentence for sentence in sentences(text) if "<unk>" not in sentence]):
-        encoded = _first(tokenizer, whole, prompt_tokens + SPARE_TOKENS)
+    for some in _some([sentence for sentence in sentences(text) if "<unk>" not in sentence]):
+        encoded = _first(tokenizer, some, prompt_tokens + SPARE_TOKENS)
         rows = [row for row, ids in enumerate(encoded) if len(ids) >= prompt_tokens + SPARE_TOKENS]
         if not rows:
             continue
         heads = tokenizer.batch_decode([encoded[row][:prompt_tokens] for row in rows], skip_special_tokens=False)
         for row, head, again in zip(rows, heads, token_ids(tokenizer, heads, special=False), strict=True):
-            sentence = whole[row]
+            sentence = some[row]
             same = again == encoded[row][:prompt_tokens] and sentence.startswith(head)
             if same and not _splits_a_word(sentence[len(head) - 1], sentence[len(head)]):
                 yield head

@@ -37,6 +37,16 @@ SEAM: Final = 32
 """Tokens in a row on which they must agree."""
 
 
+def check_tokenizer(given: object) -> None:
+    """Refuse what is no tokenizer, such as the model that has one.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not callable(given) or not hasattr(given, "get_vocab"):
+        raise DposcopeError(f"tokenizer is a {type(given).__name__}; give one, such as lm.tokenizer")
+
+
 def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, special: bool) -> list[list[int]]:
     """The ids of whole texts, some texts at a time.
 

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.artefacts import check_facts, load_tensors, save_tensors
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import whole
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.language_model import LanguageModel
 from dposcope.reading import known
 
@@ -61,6 +62,9 @@ class Direction:
 
     def __post_init__(self) -> None:
         """Copy the vector; refuse one that is not a direction."""
+        check_tensor("the numbers of a direction", self.vector)
+        check_facts(self.about)
+        object.__setattr__(self, "block", whole("block", self.block))
         vector = self.vector.detach().to("cpu", torch.float64, copy=True)
         if vector.ndim != 1:
             raise DposcopeError(f"a direction is one vector [d], not {list(vector.shape)}")
@@ -89,7 +93,8 @@ class Direction:
 
     def random_like(self, seed: int) -> "Direction":
         """A random direction of the same norm: the control for steering and ablation."""
-        stream = torch.Generator().manual_seed(whole("seed", seed))
+        seed = whole("seed", seed)
+        stream = torch.Generator().manual_seed(seed)
         vector = torch.randn(self.vector.shape, generator=stream, dtype=torch.float64)
         return Direction(vector / vector.norm() * self.norm, "random", self.block, {"seed": seed})
 
@@ -115,6 +120,8 @@ def as_direction(direction: Direction | Tensor, lm: LanguageModel | None = None)
     Raises:
         DposcopeError: it is neither, it is not one finite vector of norm above zero, or not of the model's width.
     """
+    if lm is not None:
+        check_lm(lm)
     found = direction if isinstance(direction, Direction) else _of_vector(direction)
     if lm is not None and found.vector.shape != (lm.d_model,):
         raise DposcopeError(

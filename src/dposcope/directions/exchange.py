@@ -5,10 +5,10 @@ from 0 in every one: key k of a dictionary and the tensor `direction.k` of a fil
 cannot steer block 0, and its files have no `direction.0`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError, first_line, plural
 from dposcope.foreign_text import visible
 from dposcope.model.checks.gguf import read_header
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
 
 _ARCHITECTURE: Final = "controlvector"
@@ -99,6 +100,8 @@ def from_steering_vectors(lm: LanguageModel, vector: SteeringVectorLike) -> list
     Raises:
         DposcopeError: it does not act at the end of blocks, or does not fit the model.
     """
+    check_lm(lm)
+    _check_fields(vector, "layer_activations", "layer_type")
     if vector.layer_type != _BLOCK:
         raise DposcopeError(
             f"the steering vector acts on {visible(str(vector.layer_type))}, and a direction acts at the end of a "
@@ -131,6 +134,8 @@ def from_repeng(lm: LanguageModel, vector: ControlVectorLike) -> list[Direction]
     Raises:
         DposcopeError: it is of another kind of model, or does not fit.
     """
+    check_lm(lm)
+    _check_fields(vector, "directions", "model_type")
     _check_kind(lm, str(vector.model_type), "the control vector")
     return _from_blocks(lm, vector.directions, "repeng")
 
@@ -159,8 +164,8 @@ def write_control_vector(
     _check_package()
     from gguf import GGUFWriter
 
-    path = Path(path)
     check_path(path)
+    path = Path(path)
     with write_atomically(path) as temporary:
         writer = GGUFWriter(temporary, _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", lm.model.config.model_type)
@@ -185,8 +190,9 @@ def read_control_vector(lm: LanguageModel, path: str | Path) -> list[Direction]:
         DposcopeError: the file is damaged or of another kind, it does not fit the model, or the `gguf` package is
             missing.
     """
-    path = Path(path)
+    check_lm(lm)
     check_path(path)
+    path = Path(path)
     if not path.is_file():
         raise DposcopeError(f"there is no file {path}; check the path")
     header = read_header(path)
@@ -216,6 +222,11 @@ def read_control_vector(lm: LanguageModel, path: str | Path) -> list[Direction]:
 
 _PLAIN: Final = ("F16", "F32", "F64")
 _MOST_DIGITS: Final = 6
+
+
+def _check_fields(vector: object, *names: str) -> None:
+    if not all(hasattr(vector, name) for name in names):
+        raise DposcopeError(f"a {type(vector).__name__} has no {' or no '.join(names)}; give a vector that has both")
 
 
 def _block_of(name: str, path: Path) -> int:
@@ -251,7 +262,9 @@ def _plain(kind: str) -> str:
 
 def _by_block(lm: LanguageModel, directions: Direction | Tensor | Sequence[Direction]) -> dict[int, Tensor]:
     """Block, 0 … L−1 → vector `[d]`, float32."""
-    several: Iterable[Direction | Tensor] = [directions] if isinstance(directions, Direction | Tensor) else directions
+    check_lm(lm)
+    given: object = directions  # what is no list is one, or refused as none
+    several = cast(Sequence[Direction | Tensor], given if isinstance(given, list | tuple) else [given])
     found: dict[int, Tensor] = {}
     for one in several:
         direction = as_direction(one, lm)

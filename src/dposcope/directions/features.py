@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches, encode
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress
 from dposcope.model.hooks import hooked, residual_site
@@ -98,9 +100,10 @@ def residual_features(
     Raises:
         DposcopeError: a text has only special tokens, or there is no such block.
     """
+    check_lm(lm)
     texts = listed("texts", texts)
     check_protocol(protocol)
-    max_tokens = min(max_tokens, lm.context_length)
+    max_tokens = min(whole("max_tokens", max_tokens), lm.context_length)
     check_block(lm, block, protocol)
     encoded = encode(lm, texts, max_tokens=max_tokens, keep="start")
     special = torch.tensor(sorted(lm.special_ids), dtype=torch.long, device=lm.device)
@@ -144,13 +147,25 @@ def residual_features(
     return Features(vectors, float(norms[0] / norms[1].clamp(min=1)))
 
 
+def check_features(given: object, texts: int) -> None:
+    """Refuse features that are none, or not of so many texts.
+
+    Raises:
+        DposcopeError: it is so.
+    """
+    if not isinstance(given, Features):
+        raise DposcopeError(f"features are a {type(given).__name__}; give what residual_features returns")
+    if len(given.vectors) != texts:
+        raise DposcopeError(f"features of {len(given.vectors)} texts do not fit {texts}; make them of the same texts")
+
+
 def check_block(lm: LanguageModel, block: int, protocol: Protocol) -> None:
     """Refuse a block at whose end no direction can be read.
 
     Raises:
         DposcopeError: the model has no such block, or the protocol reads the last one only.
     """
-    if not -lm.n_blocks <= block < lm.n_blocks:
+    if not -lm.n_blocks <= whole("block", block) < lm.n_blocks:
         raise DposcopeError(
             f"there is no block {block} in a model of {lm.n_blocks} blocks; give 0 to {lm.n_blocks - 1}, or -1 "
             f"for the last"

@@ -9,9 +9,9 @@ from filelock import FileLock
 
 from dposcope.artefacts import write_text
 from dposcope.cache import cache_folder
-from dposcope.data.concept import TOXICITY, Concept
+from dposcope.data.concept import TOXICITY, Concept, check_concept
 from dposcope.data.masking import contains_offensive
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import check_text, check_texts
 from dposcope.directions.chat import ChatEndpoint
 from dposcope.directions.endpoint import EndpointJudge, Price
 from dposcope.errors import DposcopeError, plural
@@ -154,6 +154,16 @@ class CachedJudge:
             ) from error
 
 
+def check_judge(given: object) -> None:
+    """Refuse what is no judge, such as its name.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not callable(given) or not hasattr(given, "name"):
+        raise DposcopeError(f"a {type(given).__name__} is no judge; give what dposcope.load_judge returns")
+
+
 def judge_each(judge: TokenJudge, tokens: Sequence[str]) -> dict[str, bool]:
     """Answers by token. Each distinct token is judged once, in order of first appearance.
 
@@ -198,6 +208,8 @@ def load_judge(
     Raises:
         DposcopeError: the spec has another form, the cache is damaged, or the scorer of another concept is missing.
     """
+    check_text("spec", spec)
+    check_concept(concept)
     toxicity = concept.name == TOXICITY.name
     if spec == "words":
         if toxicity:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.data.token_ids import token_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import check_tensor, whole
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.language_model import LanguageModel
 
 
@@ -40,6 +41,7 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
         DposcopeError: the width is not the model's, k is out of range, or a vector holds NaN or infinity, also in the
             model's precision.
     """
+    check_lm(lm)
     given = vectors.vector if isinstance(vectors, Direction) else vectors
     check_tensor("vectors", given)
     if given.ndim == 0:
@@ -49,10 +51,7 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
         raise DposcopeError(
             f"vectors of width {rows.shape[-1]} do not fit a model of width {lm.d_model}; give vectors of this model"
         )
-    vocabulary = int(lm.model.config.get_text_config().vocab_size)
-    k = whole("k", k)
-    if not 1 <= k <= vocabulary:
-        raise DposcopeError(f"k {k} is out of range; give 1 to {vocabulary:,} tokens")
+    k = check_count(lm, k)
     result: list[Lens] = []
     # 64 vectors at a time, as the logits are [64, vocabulary].
     for part in rows.split(64):
@@ -74,6 +73,19 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
                 )
             )
     return result
+
+
+def check_count(lm: LanguageModel, k: int) -> int:
+    """A number of tokens per side.
+
+    Raises:
+        DposcopeError: it is below 1, or above the vocabulary.
+    """
+    vocabulary = int(lm.model.config.get_text_config().vocab_size)
+    k = whole("k", k)
+    if not 1 <= k <= vocabulary:
+        raise DposcopeError(f"k {k} is out of range; give 1 to {vocabulary:,} tokens")
+    return k
 
 
 def _decode(lm: LanguageModel, ids: Tensor) -> list[str]:

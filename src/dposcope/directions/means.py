@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction
-from dposcope.directions.features import Features, residual_features
+from dposcope.directions.features import Features, check_features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
+from dposcope.model.checks.given import check_lm
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol
@@ -41,8 +42,11 @@ def mean_difference(
     Raises:
         DposcopeError: a class is missing.
     """
+    check_lm(lm)
     texts = listed("texts", texts)
     positive = check_classes(texts, labels)
+    if features is not None:
+        check_features(features, len(texts))
     features = features or residual_features(
         lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress
     )

@@ -15,11 +15,13 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_sp
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dposcope.data.given.numbers import number, seed_of
 from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction
-from dposcope.directions.features import Features, residual_features
+from dposcope.directions.features import Features, check_features, residual_features
 from dposcope.directions.provenance import check_classes, provenance
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol, check_protocol
@@ -83,8 +85,10 @@ def fit_probe(
         DposcopeError: a class is missing or too small to split.
     """
     check_protocol(protocol)
+    check_lm(lm)
     texts = listed("texts", texts)
     positive = check_classes(texts, labels)
+    test_share, seed = number("test_share", test_share), seed_of(seed)
     smallest = int(min(positive.sum(), (~positive).sum()))
     if smallest < SMALLEST_CLASS:
         raise DposcopeError(
@@ -96,6 +100,8 @@ def fit_probe(
             f"fit on; "
             "give about 0.1"
         )
+    if features is not None:
+        check_features(features, len(texts))
     features = features or residual_features(
         lm, texts, block=block, protocol=protocol, batch_size=batch_size, progress=progress
     )

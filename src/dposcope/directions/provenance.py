@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from dposcope.data.comments import labels_of
 from dposcope.data.texts import check_texts
 from dposcope.errors import DposcopeError
-from dposcope.foreign_text import visible
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
 
 
@@ -19,14 +20,7 @@ def check_classes(texts: Sequence[str], labels: Sequence[bool] | np.ndarray) -> 
             True nor False, 1 nor 0.
     """
     check_texts("texts", texts)
-    given = np.asarray(labels)
-    strange = [] if given.dtype == bool else [label for label in given.ravel().tolist() if label not in (0, 1)]
-    if strange:
-        label = visible(repr(strange[0]))[:32]
-        raise DposcopeError(f"a label is {label}, neither True nor False; give one of them for each text, or 1 or 0")
-    positive = given.astype(bool)
-    if positive.shape != (len(texts),):
-        raise DposcopeError(f"{len(texts)} texts but labels of shape {list(positive.shape)}; give one label per text")
+    positive = labels_of(texts, labels)
     if positive.all() or not positive.any():
         raise DposcopeError(
             f"the texts are {int(positive.sum())} with and {int((~positive).sum())} without the concept; "
@@ -37,6 +31,7 @@ def check_classes(texts: Sequence[str], labels: Sequence[bool] | np.ndarray) -> 
 
 def provenance(lm: LanguageModel, positive: np.ndarray, protocol: str) -> dict[str, Any]:
     """Model, precision, protocol and class sizes."""
+    check_lm(lm)
     return {
         "model": lm.name,
         "fingerprint": lm.fingerprint,

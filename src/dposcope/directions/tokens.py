@@ -9,6 +9,7 @@ from torch import Tensor
 from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.head.logits import transform, unembedding
 from dposcope.model.language_model import LanguageModel
 from dposcope.protocols import Protocol, check_choice
@@ -44,6 +45,7 @@ def token_contrast(
         DposcopeError: a side has no seed word, or a seed word gives no token; or rows of the unembedding are no vectors
             of the residual stream, as something stands before it (ModernBERT).
     """
+    check_lm(lm)
     check_choice("matrix", matrix, ("input", "output"))
     toxic, non_toxic = listed("toxic", toxic), listed("non_toxic", non_toxic)
     if not toxic or not non_toxic:

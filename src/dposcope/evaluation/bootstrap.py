@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from dposcope.data.given.numbers import number, seed_of, whole
 from dposcope.errors import DposcopeError
 from dposcope.protocols import LEAST_ITEMS
 
@@ -42,7 +43,8 @@ class Bootstrap:
             resamples: how many.
             seed: of the draws.
         """
-        if resamples < 1:
+        seed = seed_of(seed)
+        if whole("resamples", resamples) < 1:
             raise DposcopeError(f"resamples is {resamples}; give at least 1")
         self.n = columns.shape[1]
         self._whole = columns.mean(axis=1, keepdims=True)
@@ -64,6 +66,7 @@ class Bootstrap:
         Raises:
             DposcopeError: a level outside (0, 1).
         """
+        level = number("level", level)
         if not 0 < level < 1:
             raise DposcopeError(f"level is {level}; give a share between 0 and 1, such as 0.95")
         if self.n < LEAST_ITEMS:

@@ -13,8 +13,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from dposcope.artefacts import tensor_fingerprint, text_digest
+from dposcope.data.given.numbers import whole
 from dposcope.errors import DposcopeError, first_line
 from dposcope.evaluation.scorer import Scorer
+from dposcope.files import check_is_path
 from dposcope.memory import halving_own_batches
 from dposcope.model.checks.config import CONFIG, check_files, check_loadable
 from dposcope.model.checks.hub import hub_answers
@@ -49,6 +51,10 @@ def classifier_scorer(
         DposcopeError: it cannot be loaded, has no trained head, is a regression, or the
             label is not among its labels.
     """
+    check_is_path(id_or_path)
+    for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+        if whole(name, value) < 1:
+            raise DposcopeError(f"{name} {value} is below 1; give a positive number")
     source = str(id_or_path)
     model, tokenizer = _load(source)
     config = model.config
@@ -148,6 +154,7 @@ def _label_index(labels: Sequence[str], wanted: str | None, source: str) -> int:
     listed = ", ".join(labels)
     folded = [label.casefold() for label in labels]
     if wanted is not None:
+        wanted = str(wanted)  # a number, say
         if wanted in labels:
             return labels.index(wanted)
         if folded.count(wanted.casefold()) == 1:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from dposcope.artefacts import tensor_fingerprint, text_digest
-from dposcope.data.comments import Comments
+from dposcope.data.comments import Comments, check_comments
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.directions.features import residual_features
 from dposcope.evaluation.scorer import Scorer
@@ -48,6 +48,7 @@ def direction_scorer(
         DposcopeError: the direction does not fit the model.
     """
     direction = as_direction(direction, lm)
+    check_comments(comments)
     along = _projections(lm, direction, comments.texts, batch_size, progress)
     # Scale to unit variance, so that the penalty does not depend on the scale of projections.
     scale = float(along.std()) or 1.0

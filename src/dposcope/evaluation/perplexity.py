@@ -10,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
+from dposcope.data.texts import check_text
 from dposcope.data.token_ids import TokenStream
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.generate import Progress
 from dposcope.model.head.token_losses import token_losses
@@ -87,13 +90,15 @@ def window_losses(
     Raises:
         DposcopeError: the text is too short for one window after those skipped, or a number is too small.
     """
+    check_lm(lm)
+    check_text("text", text)
     check_protocol(protocol)
     most = 1 if max_windows is None else max_windows
     for name, value, least in (
         *(("window", window, 2), ("chunk", chunk, 1)),
         *(("skip_windows", skip_windows, 0), ("max_windows", most, 1)),
     ):
-        if value < least:
+        if whole(name, value) < least:
             raise DposcopeError(f"{name} {value} is below {least}")
     window = min(window, lm.context_length)
     windows = _chosen(lm, text, protocol, window, skip_windows, max_windows, spread)

@@ -1,13 +1,14 @@
 """Scorers: a scorer gives each text a score for the concept. It is a name, a digest and a function."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dposcope.artefacts import text_digest
+from dposcope.data.given.numbers import seed_of
 from dposcope.data.short import short_repr
 from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, first_line, is_memory, plural
@@ -83,6 +84,7 @@ class Scorer:
         Args:
             seed: of the permutation, which depends only on it and on the number of texts.
         """
+        seed = seed_of(seed)
 
         def permuted(texts: Sequence[str]) -> NDArray[np.float64]:
             return self(texts)[np.random.default_rng(seed).permutation(len(texts))]
@@ -90,21 +92,45 @@ class Scorer:
         return Scorer(f"shuffled scores of {self.name}", text_digest("shuffled", self.digest, str(seed)), permuted)
 
 
+def check_scorer(given: object, name: str = "scorer") -> None:
+    """Refuse what is no scorer, such as its name or a plain function, which has no name for reports.
+
+    Args:
+        given: what was given for it.
+        name: of the argument, for the message.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not callable(given) or not hasattr(given, "name"):
+        how = f"dposcope.load_scorer({given!r})" if isinstance(given, str) else "what dposcope.load_scorer returns"
+        raise DposcopeError(f"{name} is a {type(given).__name__}; give {how}")
+
+
 def mean_of(scorers: Sequence[Scorer]) -> Scorer:
     """The unweighted mean of several scorers. It is harder to exploit than a single scorer.
 
     Raises:
-        DposcopeError: no scorer is given.
+        DposcopeError: no scorer is given, or something else.
     """
-    if not scorers:
+    several = _several(scorers)
+    if not several:
         raise DposcopeError("there is no mean of no scorers; give at least one")
-    several = tuple(scorers)
 
     def mean(texts: Sequence[str]) -> NDArray[np.float64]:
         return np.mean([scorer(texts) for scorer in several], axis=0)
 
     name = "mean of " + " and ".join(scorer.name for scorer in several)
     return Scorer(name, text_digest(*(scorer.digest for scorer in several)), mean)
+
+
+def _several(given: object) -> tuple[Scorer, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise DposcopeError("one scorer was given, and a list of them belongs here; write it in brackets: […]")
+    several = tuple(cast(Iterable[Scorer], given))
+    for one in several:
+        check_scorer(one)
+    return several
 
 
 def drawn_scores(pool: Sequence[float], *, of: str, seed: int) -> Scorer:

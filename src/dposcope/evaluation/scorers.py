@@ -54,6 +54,8 @@ def load_scorer(
     if isinstance(spec, Scorer):
         return spec
     if not isinstance(spec, str):
+        if not callable(spec):
+            raise DposcopeError(f"a {type(spec).__name__} is no scorer; give a name, a folder or a function")
         return function_scorer(spec, str(spec.__qualname__) if inspect.isroutine(spec) else type(spec).__name__)
     path = expanded(spec)
     words = spec.removeprefix(WORDS) if spec.startswith(WORDS) and spec.endswith(".txt") else None
@@ -86,7 +88,12 @@ def function_scorer(function: ScoreTexts, name: str) -> Scorer:
     Args:
         function: takes n different texts, none of them blank, and returns n numbers in [0, 1].
         name: the scorer's name in reports.
+
+    Raises:
+        DposcopeError: it is no function.
     """
+    if not callable(function):
+        raise DposcopeError(f"a {type(function).__name__} is no function; give one that scores a list of texts")
     try:
         source = inspect.getsourcefile(inspect.unwrap(cast(Callable[..., Any], function)))
     except TypeError:  # built in, or an object that is called

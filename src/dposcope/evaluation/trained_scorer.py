@@ -22,8 +22,9 @@ from sklearn.model_selection import train_test_split
 
 from dposcope.artefacts import load_tensors, save_tensors, text_digest
 from dposcope.data.comments import Comments
+from dposcope.data.given.numbers import seed_of
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
 from dposcope.evaluation.scorer import READ, Scorer, mean_of
 
@@ -154,7 +155,7 @@ class TrainedScorer(Scorer):
             DposcopeError: unequal lengths, labels other than 0 and 1, fewer than 10
                 different texts of a class, or texts that have nothing in common.
         """
-        check_texts("texts", texts)
+        texts, seed = listed("texts", texts), seed_of(seed)
         distinct, truth = _distinct(texts, labels)
         order = np.arange(len(distinct))
         train, held_out = cast(

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import number
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import blocks_given, number
+from dposcope.model.checks.given import blocks_given, check_lm
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import Applied, Change, Site, attention_sites, hooked, mlp_sites
 from dposcope.model.language_model import LanguageModel
@@ -52,7 +53,7 @@ class Ablation:
 
     def strength(self, factor: float) -> "Ablation":
         """The same with weight factor·w."""
-        return replace(self, weight=factor * self.weight)
+        return replace(self, weight=number("strength", factor) * self.weight)
 
     def of_blocks(self, lm: LanguageModel) -> list[int]:
         """The blocks of `lm` that it acts on.
@@ -60,6 +61,7 @@ class Ablation:
         Raises:
             DposcopeError: the direction does not fit the model, or a block is not there.
         """
+        check_lm(lm)
         if self.direction.shape != (lm.d_model,):
             raise DposcopeError(
                 f"the direction has shape {list(self.direction.shape)}, the model's residual stream [{lm.d_model}]; "
@@ -73,6 +75,7 @@ class Ablation:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hooks."""
+        blocks = self.of_blocks(lm)
         units = {device: self.direction.to(device) for device in lm.devices}
 
         def change(written: Tensor, _frame: Frame) -> Tensor:
@@ -80,7 +83,6 @@ class Ablation:
             share = self.weight * (written.float() @ u)
             return (written - share.unsqueeze(-1) * u).to(written.dtype)
 
-        blocks = self.of_blocks(lm)
         sites = [site for block in blocks for site in attention_sites(lm, block)] if self.attention else []
         sites += [site for block in blocks for site in mlp_sites(lm, block)] if self.mlp else []
         return [(site, change) for site in sites]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import check_tensor
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -42,6 +42,7 @@ class Assign:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hooks; none for blocks without a neuron of the set."""
+        check_lm(lm)
         if self.values.shape != (lm.n_blocks, lm.d_mlp):
             raise DposcopeError(
                 f"values for {list(self.values.shape)} neurons do not fit a model with [{lm.n_blocks}, {lm.d_mlp}]"

@@ -1,22 +1,23 @@
 """An edit: gains and ablations together, as one value that folds, saves and loads."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 
-from dposcope.artefacts import load_tensors, save_tensors, value_files
+from dposcope.artefacts import check_facts, load_tensors, save_tensors, value_files
+from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.gains import Gains
 from dposcope.interventions.origin import Trained, checked_facts
-from dposcope.model.checks.given import number, whole
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked
 from dposcope.model.language_model import LanguageModel
@@ -59,7 +60,10 @@ class Edit:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Check that gains act at all positions, since an edit must fold."""
+        """Refuse parts that are none, and gains at some positions only, since an edit must fold."""
+        check_facts(self.about)
+        _check_given(self.gains, self.head_gains, self.ablations)
+        object.__setattr__(self, "ablations", tuple(self.ablations))
         for gains, of in ((self.gains, "neurons"), (self.head_gains, "heads")):
             if gains is not None and gains.positions is not Positions.ALL:
                 raise DposcopeError("an Edit's gains act at all positions; apply positional gains with Gains.on")
@@ -76,6 +80,7 @@ class Edit:
             DposcopeError: gains of two parts are of different shapes, or act at some positions only; or a part is none
                 of these.
         """
+        check_facts({} if about is None else about)
         joined: dict[str, Gains] = {}
         ablations: tuple[Ablation, ...] = ()
         facts: dict[str, Any] = {}
@@ -142,9 +147,10 @@ class Edit:
             seed: of both.
             among: every neuron of the model, see `NeuronSet.of`; None: blocks do not differ.
         """
+        seed = whole("seed", seed)
         gains = None if self.gains is None else self.gains.shuffled(seed, among=among)
         of_heads = None if self.head_gains is None else self.head_gains.shuffled(seed)
-        stream = torch.Generator().manual_seed(whole("seed", seed))
+        stream = torch.Generator().manual_seed(seed)
         random = tuple(
             replace(ablation, direction=torch.randn(ablation.direction.shape, generator=stream, dtype=torch.float64))
             for ablation in self.ablations
@@ -153,6 +159,7 @@ class Edit:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hooks."""
+        check_lm(lm)
         changes = [change for one in (self.gains, self.head_gains) if one is not None for change in one.changes(lm)]
         for ablation in self.ablations:
             changes += ablation.changes(lm)
@@ -201,6 +208,8 @@ class Edit:
             lm: the model that it is for, to tell how many neurons that has; None: not told, as blocks may differ in
                 width.
         """
+        if lm is not None:
+            check_lm(lm)
         parts: list[str] = []
         if self.gains is not None:
             touched, count = self.gains.touched, f"{len(self.gains.touched):,}"
@@ -222,7 +231,20 @@ _SCALED: Final = "scaled_by"
 """The fact that tells the strength of an edit that was made weaker or stronger."""
 
 
+def _check_given(gains: object, head_gains: object, ablations: object) -> None:
+    for one in (gains, head_gains):
+        if one is not None and not isinstance(one, Gains):
+            raise DposcopeError(f"a {type(one).__name__} stands where an Edit has gains; make it by Edit.of")
+    if not isinstance(ablations, tuple | list):
+        raise DposcopeError(f"a {type(ablations).__name__} stands where an Edit has a list of ablations; use Edit.of")
+    for one in cast(Sequence[object], ablations):
+        if not isinstance(one, Ablation):
+            raise DposcopeError(f"a {type(one).__name__} stands where an Edit has an ablation; make it by Edit.of")
+
+
 def _check_part(part: object) -> None:
+    if isinstance(part, str | Path):
+        raise DposcopeError(f"{str(part)!r} is the name of an edit; load it first, with dposcope.Edit.load")
     if not isinstance(part, Edit | Gains):
         raise DposcopeError(
             f"a {type(part).__name__} is no part of an Edit; give gains, ablations and edits one after the other, and "

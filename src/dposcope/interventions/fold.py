@@ -21,6 +21,7 @@ from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
+from dposcope.model.checks.given import check_lm
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.devices.streamed import check_at_hand
 from dposcope.model.frames import Positions
@@ -48,6 +49,7 @@ def fold(lm: LanguageModel, edit: Foldable) -> LanguageModel:
         DposcopeError: the edit does not fit the model, weights cannot express it, or would be out of the range of their
             type, or they are quantised.
     """
+    check_lm(lm)
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model and a copy would keep its hooks; fold outside the `with`")
     copied = replace(lm, model=copied_model(lm.model))
@@ -108,6 +110,7 @@ def _in_range(lm: LanguageModel, planned: _Planned) -> _Planned:
 @torch.no_grad()
 def _new_parameters(lm: LanguageModel, edit: Foldable) -> _Planned:
     """All new parameters. They are computed before any is replaced, so an error leaves the model unchanged."""
+    check_lm(lm)
     check_at_hand(lm)
     if isinstance(edit, Assign):
         return _assigned(lm, edit)

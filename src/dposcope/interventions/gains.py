@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import check_tensor, whole
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, heads_site, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -61,7 +62,7 @@ class Gains:
 
     def strength(self, factor: float) -> "Gains":
         """The same edit, weaker or stronger: 1 + factor·(g − 1)."""
-        return replace(self, values=1 + factor * (self.values - 1))
+        return replace(self, values=1 + number("strength", factor) * (self.values - 1))
 
     def shuffled(self, seed: int, *, among: NeuronSet | None = None) -> "Gains":
         """The same gains given to other neurons of their block: the control.
@@ -71,6 +72,8 @@ class Gains:
             among: every neuron of the model, see `NeuronSet.of`; None: each gain is one of a neuron.
         """
         stream = torch.Generator().manual_seed(whole("seed", seed))
+        if among is not None:
+            check_neurons(among)
         values = self.values.clone()
         masks = torch.ones_like(values, dtype=torch.bool) if among is None else among.mask
         if masks.shape != values.shape:
@@ -116,6 +119,7 @@ class Gains:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hooks; none for blocks whose gains are all 1."""
+        check_lm(lm)
         width = lm.d_mlp if self.of == "neurons" else lm.d_attention
         if self.values.shape != (lm.n_blocks, width):
             what = "neurons" if self.of == "neurons" else "channels of heads"
@@ -145,6 +149,20 @@ class Gains:
     def on(self, lm: LanguageModel) -> AbstractContextManager[Applied]:
         """Apply inside a context; the model itself stays as it is."""
         return hooked(lm, self.changes(lm), positions=self.positions)
+
+
+def check_gains(given: object, name: str = "gains") -> None:
+    """Refuse what is no `Gains`, such as an `Edit` or a tensor.
+
+    Args:
+        given: what was given for it.
+        name: of the argument, for the message.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, Gains):
+        raise DposcopeError(f"{name} is a {type(given).__name__}; give Gains, such as those of an edit (edit.gains)")
 
 
 def _heads_sites(lm: LanguageModel, block: int) -> list[Site]:

@@ -1,16 +1,18 @@
 """The paper's edit as gains: shrink TP and AN, grow TN and AP (paper 6.1)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import number
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.interventions.assign import Assign
 from dposcope.interventions.gains import Gains
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.activations import NeuronMeans, check_means
 from dposcope.neurons.groups import Group, Ranking, Selection, cosines, select_fraction
 from dposcope.neurons.sets import NeuronSet
 
@@ -42,12 +44,14 @@ def group_gains(
     Raises:
         DposcopeError: α or β is out of range.
     """
+    check_means(means)
     selection = select_fraction(cosines(lm, direction), means.mean, beta=beta, ranking=ranking)
     return gains_of(selection, alpha=alpha, groups=groups)
 
 
 def gains_of(selection: Selection, *, alpha: float, groups: Collection[Group] = tuple(Group)) -> Gains:
     """Gains of a selection already made; see `group_gains`."""
+    alpha = number("alpha", alpha)
     return Gains(1.0 + alpha * _signs(selection, alpha, groups))
 
 
@@ -56,6 +60,8 @@ def group_assign(means: NeuronMeans, selection: Selection, *, alpha: float) -> A
 
     Unlike gains, this makes the neurons constant, which changes the text.
     """
+    check_means(means)
+    alpha = number("alpha", alpha)
     signs = _signs(selection, alpha, tuple(Group))
     members = NeuronSet.empty(*signs.shape)
     for chosen in selection.sets.values():
@@ -64,6 +70,8 @@ def group_assign(means: NeuronMeans, selection: Selection, *, alpha: float) -> A
 
 
 def _signs(selection: Selection, alpha: float, groups: Collection[Group]) -> Tensor:
+    _check_selection(selection)
+    _check_groups(groups)
     if not alpha >= 0:
         raise DposcopeError(f"alpha {alpha} is negative; it is a relative shift of 0 or more, such as 0.1")
     shape = selection.sets[Group.TP].mask.shape
@@ -71,3 +79,14 @@ def _signs(selection: Selection, alpha: float, groups: Collection[Group]) -> Ten
     for group in groups:
         signs[selection.sets[group].mask] = _SIGN[group]
     return signs
+
+
+def _check_groups(given: object) -> None:
+    several = cast(Iterable[object], given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    if not all(one in list(Group) for one in several):
+        raise DposcopeError(f"groups {given!r:.40} are not all among {', '.join(Group)}; give a list of some")
+
+
+def _check_selection(given: object) -> None:
+    if not isinstance(given, Selection):
+        raise DposcopeError(f"selection is a {type(given).__name__}; give what dposcope.select_fraction returns")

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import number
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
 from dposcope.interventions.gains import Gains
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.language_model import LanguageModel
-from dposcope.neurons.activations import NeuronMeans
+from dposcope.neurons.activations import NeuronMeans, check_means
 
 _HALVINGS = 200
 """Bisection steps for λ: more than float64 has bits."""
@@ -58,7 +60,12 @@ class LeastSquares:
         Raises:
             DposcopeError: shapes differ, or a direction has norm zero.
         """
-        disturbed = disturbed or means
+        check_lm(lm)
+        check_means(means)
+        disturbed = means if disturbed is None else disturbed
+        check_means(disturbed, "disturbed")
+        if not isinstance(direction, Direction):
+            check_tensor("the numbers of a direction", direction)
         directions = vector_of(direction) if isinstance(direction, Direction) else direction.double().cpu()
         directions = directions.expand(lm.n_blocks, -1) if directions.ndim == 1 else directions
         if directions.shape != (lm.n_blocks, lm.d_model):
@@ -66,6 +73,8 @@ class LeastSquares:
                 f"the direction has shape {list(directions.shape)}; this model takes [{lm.d_model}], or one per block, "
                 f"[{lm.n_blocks}, {lm.d_model}]"
             )
+        if not bool(directions.isfinite().all()):
+            raise DposcopeError("the direction holds NaN or infinite values; make it again")
         if not bool((directions.norm(dim=1) > 0).all()):
             raise DposcopeError("the direction has norm zero; are the two classes of comments the same?")
         for moments in (means, disturbed):
@@ -93,6 +102,7 @@ class LeastSquares:
         Raises:
             DposcopeError: a bound or the share is out of range.
         """
+        share, least, most = number("share", share), number("least", least), number("most", most)
         if not 0 <= share <= 1:
             raise DposcopeError(f"a share of {share} is outside [0, 1]; 1 is all that the bounds on gains allow")
         if not least <= 1 <= most:

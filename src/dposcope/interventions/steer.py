@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import number, whole
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_sites, residual_site
 from dposcope.model.language_model import LanguageModel

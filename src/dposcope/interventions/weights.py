@@ -1,5 +1,6 @@
 """A tuned model in the base's place, or as a second model, so that both are measured on the same items."""
 
+import math
 from collections.abc import Container, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -7,11 +8,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dposcope.data.given.numbers import number
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.files import expanded
+from dposcope.files import check_is_path, expanded
 from dposcope.interventions.extrapolate import extrapolate
 from dposcope.model.adapter import is_adapter
+from dposcope.model.checks.given import check_lm
 from dposcope.model.devices.copies import OF_HOOKS, forward_of_class_
 from dposcope.model.devices.streamed import brought, is_brought
 from dposcope.model.hooks import Applied
@@ -34,6 +37,12 @@ class OtherWeights:
 
     __repr__ = short_repr
 
+    def __post_init__(self) -> None:
+        """Refuse a source that is no path, and a strength that is no finite number."""
+        check_is_path(self.source)
+        if not math.isfinite(number("strength", self.strength)):
+            raise DposcopeError(f"a strength of {self.strength} is no finite number; 1 is the model as it is")
+
     @contextmanager
     def second_model(self, lm: LanguageModel) -> Generator[LanguageModel]:
         """The other model, as a second model with its own tokens and end-of-text tokens.
@@ -46,6 +55,7 @@ class OtherWeights:
 
     def _beside(self, lm: LanguageModel) -> LanguageModel:
         """Loaded as the base was: quantised where that was quantised on loading."""
+        check_lm(lm)
         path = expanded(self.source)
         merged = path.is_dir() and is_adapter(path)
         other = load(self.source, base=lm, quantise=None if merged else lm.quantise, stream=self.stream)

@@ -9,9 +9,10 @@ from typing import Final, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.token_ids import agreed, check_whole, first_ids, is_short, settled, token_ids
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import whole
+from dposcope.model.checks.given import check_lm
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.size import ModelSize, model_size
@@ -72,6 +73,7 @@ def encode(
         DposcopeError: a text has no tokens; or it has so many characters that its tokens would not fit into memory, and
             which of them are used cannot be told from a part of it.
     """
+    check_lm(lm)
     check_cut(max_tokens, keep)
     if not texts:
         return []

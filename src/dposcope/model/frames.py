@@ -74,7 +74,13 @@ def prompted(
 
     `dposcope.generate` does it itself. Around your own `model.generate(**inputs)`, write
     `with dposcope.prompted(inputs["attention_mask"].sum(-1)): …`.
+
+    Raises:
+        DposcopeError: there is not one length for each row.
     """
+    lengths = torch.as_tensor(lengths)
+    if lengths.ndim != 1:
+        raise DposcopeError(f"lengths have shape {list(lengths.shape)}; give one for each row of the batch, [B]")
     token = _prompted.set(Prompted(lengths, running, fresh, rows))
     try:
         yield

@@ -4,14 +4,15 @@ This is not `model.generate`, because measurements happen inside the loop: recor
 predict a real token, interventions need the length of the prompt, and a sampled row must not depend on its batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Final, Literal, cast, overload
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dposcope.data.given.numbers import number, seed_of, whole
 from dposcope.data.short import short_repr
 from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
@@ -19,9 +20,12 @@ from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, Progress, by_row, rows_to_write
 from dposcope.model.cache import cache_argument, new_cache, takes_cache
 from dposcope.model.chat.prompts import encode_prompts
-from dposcope.model.checks.given import number, whole
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import prompted
 from dposcope.model.language_model import LanguageModel
+
+_COLDEST: Final = 1e-30
+"""Logits of some thousands, divided by it, are still numbers of float32."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,17 @@ class Sampling:
         """Normalise numbers; refuse values out of range."""
         object.__setattr__(self, "temperature", number("temperature", self.temperature))
         object.__setattr__(self, "top_p", number("top_p", self.top_p))
-        object.__setattr__(self, "seed", whole("seed", self.seed))
+        object.__setattr__(self, "seed", seed_of(self.seed))
         object.__setattr__(self, "first_row", whole("first_row", self.first_row))
         if not self.temperature > 0:
             raise DposcopeError(f"temperature {self.temperature} is not above 0; for greedy text leave sampling out")
+        if not _COLDEST <= self.temperature <= 1 / _COLDEST:
+            raise DposcopeError(
+                f"temperature {self.temperature} takes logits out of the range of numbers; for greedy text leave "
+                "sampling out"
+            )
         if not 0 < self.top_p <= 1:
             raise DposcopeError(f"top_p {self.top_p} is outside (0, 1]; give 1 for all tokens")
-        if not 0 <= self.seed < 1 << 32:
-            raise DposcopeError(f"seed {self.seed} is outside 0 … 2³² − 1")
         if self.first_row < 0:
             raise DposcopeError(f"first_row {self.first_row} is below 0; rows are counted from 0")
 
@@ -67,17 +74,22 @@ class Continuation:
     __repr__ = short_repr
 
 
-def check_written(written: Sequence[object]) -> None:
-    """Refuse one continuation where a list of them belongs, and a list of something else.
+def continuations_given(written: object) -> list[Continuation]:
+    """Continuations of any kind of list as a list.
+
+    Args:
+        written: what was given for them.
 
     Raises:
-        DposcopeError: it is so.
+        DposcopeError: it is one continuation, no list, or a list of something else.
     """
     if isinstance(written, Continuation):
         raise DposcopeError("one continuation was given, and a list of them belongs here; write it in brackets: […]")
-    strange = next((one for one in written if not isinstance(one, Continuation)), None)
-    if strange is not None:
-        raise DposcopeError(f"a {type(strange).__name__} is no continuation; give what dposcope.generate returns")
+    found = list(cast(Iterable[object], written)) if isinstance(written, Iterable) else [written]
+    for one in found:
+        if not isinstance(one, Continuation):
+            raise DposcopeError(f"a {type(one).__name__} is no continuation; give what dposcope.generate returns")
+    return cast(list[Continuation], found)
 
 
 Watch = Callable[[int, int], None]
@@ -152,8 +164,9 @@ def generate(
         DposcopeError: prompt and continuation exceed the model's context, or a prompt is empty.
     """
     _check(lm, new_tokens)
+    _check_sampling(sampling)
     alone = isinstance(prompts, str)
-    given = [prompts] if alone else listed("prompts", prompts)
+    given = [prompts] if alone else listed("prompts", prompts, conversations=True)
     if not given:
         return []
     encoded = encode_prompts(lm, given, max_tokens=max_prompt_tokens, keep=keep)
@@ -255,7 +268,15 @@ def check_room(
         )
 
 
+def _check_sampling(given: object) -> None:
+    if given is not None and not isinstance(given, Sampling):
+        raise DposcopeError(
+            f"sampling {given!r:.40} says not how; give dposcope.Sampling(temperature=…), or None for greedy text"
+        )
+
+
 def _check(lm: LanguageModel, new_tokens: int) -> None:
+    check_lm(lm)
     if whole("new_tokens", new_tokens) < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:

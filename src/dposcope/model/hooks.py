@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.frames import Frame, FrameTracker, Positions
 from dposcope.model.language_model import LanguageModel
@@ -226,6 +227,7 @@ def hooked(
     Raises:
         DposcopeError: on leaving, if a site never fired; at once, if the model is compiled.
     """
+    check_lm(lm)
     _refuse_compiled(lm)
     sites = {site.name: site for site, _ in changes}
     applied = Applied(dict.fromkeys(sites, 0))
@@ -260,6 +262,7 @@ def shared(lm: LanguageModel) -> LanguageModel:
     Raises:
         DposcopeError: an intervention is on `lm`; its hooks would be copied.
     """
+    check_lm(lm)
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model; make the second model outside the `with`")
     tensors = chain(lm.model.parameters(), lm.model.buffers())

@@ -114,6 +114,13 @@ def coarse(buffer: Tensor) -> Tensor:
     return buffer.to(torch.bfloat16) if buffer.is_floating_point() else buffer
 
 
+def _check_pair(model: object, tokenizer: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise DposcopeError(f"model is a {type(model).__name__}; give one that transformers loaded, or call load(name)")
+    if tokenizer is not None and not callable(tokenizer):  # that of a checkpoint that is read by its config alone
+        raise DposcopeError(f"tokenizer is a {type(tokenizer).__name__}; give one that transformers loaded")
+
+
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A plain Hugging Face causal language model with its tokenizer.
@@ -136,6 +143,10 @@ class LanguageModel:
     """How prompts are put to it; None: as text that it continues. Set by `with_chat`. No part of `fingerprint`."""
     quantise: Quantise | None = None
     """What loading quantised it to; None: its weights are as stored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no model, such as its name, and what is no tokenizer."""
+        _check_pair(self.model, self.tokenizer)
 
     def __repr__(self) -> str:
         """Name, kind and size; torch would print every module."""

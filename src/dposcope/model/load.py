@@ -23,6 +23,7 @@ from dposcope.files import check_regular, expanded
 from dposcope.model.adapter import is_adapter, merge_adapter
 from dposcope.model.bundled import BUNDLED, bundled_folder, name_of_source
 from dposcope.model.checks.config import MEND, check_files, check_loadable
+from dposcope.model.checks.given import check_lm
 from dposcope.model.checks.hub import check_hub_name, hub_answers, hub_id
 from dposcope.model.checks.in_memory import check_in_memory, check_settings
 from dposcope.model.checks.numbers import check_forward, check_weights
@@ -100,6 +101,8 @@ def load(
             or an adapter on a GPU, or the disk is full. Of a model in memory: see `check_in_memory`; or another dtype,
             device or quantisation than its own is asked for.
     """
+    if base is not None:
+        check_lm(base, "base")
     if not isinstance(source, str | Path):
         if quantise is not None:
             raise DposcopeError("a model in memory stays as it is: load it quantised, or give load its name or folder")
@@ -405,7 +408,7 @@ def device_of(device: str | torch.device) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise DposcopeError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1") from error
     if place.type == "meta":
         raise DposcopeError("device meta holds no weights; use auto, cpu or cuda")

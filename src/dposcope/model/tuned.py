@@ -8,6 +8,7 @@ write tokens that the base does not have (chat markers, for example); its own to
 from dataclasses import dataclass, replace
 
 from dposcope.errors import DposcopeError, plural
+from dposcope.model.checks.given import check_lm
 from dposcope.model.checks.identity import deciding_settings
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.quiet import without_progress_bars
@@ -22,6 +23,8 @@ def check_models(base: LanguageModel, tuned: LanguageModel) -> None:
     Raises:
         DposcopeError: they differ in architecture, sizes or tokenizer.
     """
+    check_lm(base, "base")
+    check_lm(tuned, "tuned")
     _check_sizes(base, tuned)
     _vocabulary(base, tuned)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.data.texts import listed
@@ -18,6 +19,7 @@ from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches, unrepeated
 from dposcope.model.batches import Batch, batches, rows_to_write
 from dposcope.model.chat.prompts import asked_how, encode_prompts
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import Frame
 from dposcope.model.generate import Progress, check_room, generate, write_batch
 from dposcope.model.hooks import Change, Site, hooked, neuron_sites
@@ -137,6 +139,20 @@ class NeuronMeans(ToPandas):
         return rows if self.here is None else rows.filter(pl.Series(self.here.flatten().numpy()))
 
 
+def check_means(given: object, name: str = "means") -> None:
+    """Refuse what is no `NeuronMeans`, such as a tensor.
+
+    Args:
+        given: what was given for it.
+        name: of the argument, for the message.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, NeuronMeans):
+        raise DposcopeError(f"{name} is a {type(given).__name__}; give the NeuronMeans that collect_means returns")
+
+
 class ActivationAccumulator:
     """Sums activations over all tokens and over each fold; memory does not grow with the number of tokens.
 
@@ -160,6 +176,7 @@ class ActivationAccumulator:
     @classmethod
     def of(cls, lm: LanguageModel, *, folds: int = 0) -> "ActivationAccumulator":
         """Of a model's neurons."""
+        check_lm(lm)
         experts = lm.experts
         count = None if experts is None else experts.count
         return cls(lm.n_blocks, lm.d_mlp, folds=folds, experts=count, here=lm.here)
@@ -206,8 +223,10 @@ class ActivationAccumulator:
             fold: only this fold, from 0; None: all tokens.
 
         Raises:
-            DposcopeError: nothing was recorded, or blocks saw different numbers of tokens.
+            DposcopeError: nothing was recorded, there is no such fold, or blocks saw different numbers of tokens.
         """
+        if fold is not None and not 0 <= whole("fold", fold) < self.folds:
+            raise DposcopeError(f"there is no fold {fold} among {self.folds}; they are counted from 0")
         row = 0 if fold is None else 1 + fold
         with_neurons = [True] * len(self._counts) if self._here is None else self._here.any(1).tolist()
         counts = {int(count[row]) for count, some in zip(self._counts, with_neurons, strict=True) if some}
@@ -301,7 +320,8 @@ def collect_means(
         batch_size: prompts at a time; None: up to 128, see `rows_to_write`.
         progress: called after each batch.
     """
-    prompts = listed("prompts", prompts)
+    check_lm(lm)
+    prompts = listed("prompts", prompts, conversations=True)
     accumulator = accumulate(
         lm,
         prompts,

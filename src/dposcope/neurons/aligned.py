@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.groups import cosines
 from dposcope.neurons.sets import NeuronSet
@@ -55,7 +57,8 @@ def most_aligned(lm: LanguageModel, direction: Direction | Tensor, n: int) -> Al
     Raises:
         DposcopeError: W does not fit, or the model has fewer neurons than n.
     """
-    if not 1 <= n <= lm.n_neurons:
+    check_lm(lm)
+    if not 1 <= whole("n", n) <= lm.n_neurons:
         raise DposcopeError(f"cannot take the top {n:,} of {lm.n_neurons:,} neurons; ask for at least 1, at most all")
     table = cosines(lm, direction)
     flat = table.flatten()

@@ -15,9 +15,10 @@ from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
-from dposcope.neurons.activations import MeansFacts, NeuronMeans
+from dposcope.neurons.activations import MeansFacts, NeuronMeans, check_means
 from dposcope.neurons.groups import Group, cosines, group_sets, projections
 from dposcope.neurons.sets import NeuronSet
 
@@ -258,6 +259,19 @@ class Contributions(ToPandas):
         return {name: getattr(self, name) for name in _TABLES} | moments
 
 
+def check_change(given: object) -> None:
+    """Refuse what is no `Contributions`, such as the whole `Explanation`.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, Contributions):
+        raise DposcopeError(
+            f"a {type(given).__name__} is no Contributions; give those of dposcope.contributions, or of an explanation "
+            "(its .contributions)"
+        )
+
+
 _TABLES = ("cosine", "projection_before", "projection_after", "vector_cosine")
 
 
@@ -336,7 +350,13 @@ def along(c: Contributions, base: LanguageModel, tuned: LanguageModel, direction
         base: the model before tuning.
         tuned: the model after it.
         direction: W, or a vector `[d]`.
+
+    Raises:
+        DposcopeError: the direction does not fit, or the models are others than those of `c` by their sizes.
     """
+    check_change(c)
+    check_lm(base, "base")
+    check_lm(tuned, "tuned")
     return replace(
         c,
         cosine=cosines(base, direction),
@@ -366,6 +386,7 @@ def _vector_cosines(base: LanguageModel, tuned: LanguageModel) -> Tensor:
 
 
 def _check_means(lm: LanguageModel, means: NeuronMeans, side: str) -> None:
+    check_means(means, side)
     shape = (lm.n_blocks, lm.d_mlp)
     if means.mean.shape != shape:
         raise DposcopeError(

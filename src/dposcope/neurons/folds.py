@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from dposcope.artefacts import value_files
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
 from dposcope.memory import halving_batches
+from dposcope.model.checks.given import check_lm
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.activations import ActivationAccumulator, NeuronMeans, accumulate, collected_how
@@ -126,8 +128,9 @@ def collect_by_fold(
     Raises:
         DposcopeError: K is 1, negative or above the number of prompts; as `collect_means`.
     """
-    prompts = listed("prompts", prompts)
-    if folds < 0 or folds == 1:
+    check_lm(lm)
+    prompts = listed("prompts", prompts, conversations=True)
+    if whole("folds", folds) < 0 or folds == 1:
         raise DposcopeError(f"{folds} folds cannot be compared; give 2 or more, or 0 for none")
     if folds > len(prompts):
         raise DposcopeError(f"{plural(len(prompts), 'prompt')} cannot make {folds} folds; give fewer, or more prompts")
@@ -146,5 +149,5 @@ def collect_by_fold(
         own = collected_how(lm, len(range(fold, len(prompts), folds)), new_tokens=new_tokens, protocol=protocol)
         return accumulator.value({**own, "fold": fold + 1, "folds": folds}, fold=fold)
 
-    whole = accumulator.value(collected_how(lm, len(prompts), new_tokens=new_tokens, protocol=protocol))
-    return FoldedMeans(whole, tuple(value(fold) for fold in range(folds)))
+    over_all = accumulator.value(collected_how(lm, len(prompts), new_tokens=new_tokens, protocol=protocol))
+    return FoldedMeans(over_all, tuple(value(fold) for fold in range(folds)))

@@ -13,9 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_tensor
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
 
@@ -73,7 +75,16 @@ def group_sets(cosine: Tensor, mean: Tensor) -> dict[Group, NeuronSet]:
     Args:
         cosine: cos_i, `[L, d_mlp]`.
         mean: m_i^pre, `[L, d_mlp]`.
+
+    Raises:
+        DposcopeError: they are no tensors, or of different shapes.
     """
+    check_tensor("cosines", cosine)
+    check_tensor("means", mean)
+    if cosine.shape != mean.shape:
+        raise DposcopeError(
+            f"cosines of {list(cosine.shape)} neurons and means of {list(mean.shape)}; take both from one model"
+        )
     return {
         Group.TP: NeuronSet((cosine > 0) & (mean > 0)),
         Group.TN: NeuronSet((cosine > 0) & (mean < 0)),
@@ -133,30 +144,27 @@ def select_fraction(
     Raises:
         DposcopeError: β or the percentile is out of range, or the ranking unknown.
     """
+    beta = number("beta", beta)
     if not 0 <= beta <= 1:
         raise DposcopeError(f"beta {beta} is outside [0, 1]; it is the fraction of each neuron group to edit")
     if ranking != "random" and ranking not in _RANKINGS:
         raise DposcopeError(f"no ranking {ranking!r}; choose from {', '.join([*_RANKINGS, 'random'])}")
-    if cosine.shape != mean.shape:
-        raise DposcopeError(
-            f"cosines of {list(cosine.shape)} neurons and means of {list(mean.shape)}; take both from one model"
-        )
-    whole = group_sets(cosine, mean)
+    groups = group_sets(cosine, mean)
     if trim_percentile is not None:
-        if not 0 <= trim_percentile <= 100:
+        if not 0 <= number("trim_percentile", trim_percentile) <= 100:
             raise DposcopeError(f"percentile {trim_percentile} is outside [0, 100]")
         limit = _percentile(mean if here is None else mean[here], trim_percentile)
-        whole = {group: NeuronSet(neurons.mask & (mean <= limit)) for group, neurons in whole.items()}
+        groups = {group: NeuronSet(neurons.mask & (mean <= limit)) for group, neurons in groups.items()}
     if ranking == "random":
-        drawn = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(seed)).to(cosine.device)
+        drawn = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(whole("seed", seed))).to(cosine.device)
         score = lambda *_: drawn  # noqa: E731
     else:
         score = _RANKINGS[ranking]
     chosen = {
         group: neurons.top(math.floor(beta * len(neurons) + 1e-9), by=score(cosine, mean, group))
-        for group, neurons in whole.items()
+        for group, neurons in groups.items()
     }
-    return Selection(chosen, {group: len(neurons) for group, neurons in whole.items()})
+    return Selection(chosen, {group: len(neurons) for group, neurons in groups.items()})
 
 
 def _percentile(values: Tensor, percent: float) -> Tensor:

@@ -6,16 +6,18 @@ rank range of the paper is used unchanged if the model has enough ↓ neurons, e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.neurons.contributions import Contributions, Effect, labels
+from dposcope.neurons.contributions import Contributions, Effect, check_change, labels
 from dposcope.neurons.groups import Group, group_sets
 
 
@@ -107,7 +109,8 @@ def cumulative_reduction(c: Contributions, *, points: int = 200) -> CumulativeRe
     Raises:
         DposcopeError: too few points.
     """
-    if points < FEWEST_POINTS:
+    check_change(c)
+    if whole("points", points) < FEWEST_POINTS:
         raise DposcopeError(f"a curve cannot have {points} points; ask for {FEWEST_POINTS} or more, such as 200")
     order, groups = _ranked(c)
     n = len(order)
@@ -195,6 +198,8 @@ def rank_range_shifts(c: Contributions, ranges: Sequence[RankRange] = SHIFT_RANG
     Raises:
         DposcopeError: no range.
     """
+    check_change(c)
+    _check_ranges(ranges)
     if not ranges:
         raise DposcopeError("no rank range to read; give at least one, or leave ranges out for the paper's")
     order, groups = _ranked(c)
@@ -215,6 +220,12 @@ def rank_range_shifts(c: Contributions, ranges: Sequence[RankRange] = SHIFT_RANG
         )
 
     return RankRangeShifts(tuple(read(printed) for printed in ranges))
+
+
+def _check_ranges(given: object) -> None:
+    several = cast(Sequence[object], given) if isinstance(given, list | tuple) else [None]
+    if not all(isinstance(one, RankRange) for one in several):
+        raise DposcopeError("ranges are no list of rank ranges; give some, or leave ranges out for the paper's")
 
 
 def _ranked(c: Contributions) -> tuple[Tensor, dict[Group, Tensor]]:

@@ -10,13 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 from scipy.stats import t as student
 
+from dposcope.data.given.numbers import seed_of, whole
 from dposcope.errors import DposcopeError
-from dposcope.neurons.activations import NeuronMeans
-from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.activations import NeuronMeans, check_means
+from dposcope.neurons.contributions import Contributions, check_change
 from dposcope.neurons.folds import joined
 from dposcope.neurons.shares import group_shares
 from dposcope.neurons.shifts import correlations, shift_percent
@@ -67,22 +69,24 @@ def prompt_intervals(
     Raises:
         DposcopeError: parts of both sides differ in number.
     """
+    check_change(c)
+    before, after = _given("before", before), _given("after", after)
     parts = len(before)
     if parts != len(after):
         raise DposcopeError(f"{parts} parts before and {len(after)} after; collect both on the same prompts")
     if parts < FEWEST:
         return NO_INTERVALS
-    whole = neuron_numbers(c)
+    found = neuron_numbers(c)
     # One draw in memory at a time: all of them would be gigabytes for a model of 8B.
     drawn = [
         neuron_numbers(
             replace(c, before=joined([before[p] for p in row], {}), after=joined([after[p] for p in row], {}))
         )
-        for row in np.random.default_rng(seed).integers(parts, size=(draws, parts)).tolist()
+        for row in np.random.default_rng(seed_of(seed)).integers(parts, size=(whole("draws", draws), parts)).tolist()
     ]
     reach = float(student.ppf(0.975, parts - 1)) * math.sqrt(parts / (parts - 1))
     intervals: dict[str, tuple[float, float]] = {}
-    for name, value in whole.items():
+    for name, value in found.items():
         values = np.array([one.get(name, math.nan) for one in drawn])
         if np.isnan(values).any():
             continue
@@ -90,6 +94,15 @@ def prompt_intervals(
         low, high = _BOUNDS.get(name, (0.0, 1.0))
         intervals[name] = (max(low, value - reach * error), min(high, value + reach * error))
     return intervals
+
+
+def _given(side: str, parts: object) -> list[NeuronMeans]:
+    if not isinstance(parts, list | tuple):
+        raise DposcopeError(f"{side} is a {type(parts).__name__}; give the folds of collect_by_fold (its .folds)")
+    several = cast(list[NeuronMeans], [*parts])
+    for one in several:
+        check_means(one, side)
+    return several
 
 
 def neuron_numbers(c: Contributions) -> dict[str, float]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dposcope.artefacts import NoFacts, load_tensors, save_tensors
+from dposcope.artefacts import NoFacts, check_facts, load_tensors, save_tensors
+from dposcope.data.given.numbers import whole
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import blocks_given, check_tensor, whole
+from dposcope.model.checks.given import blocks_given, check_lm, check_tensor
 from dposcope.model.language_model import LanguageModel
 
 
@@ -43,6 +44,7 @@ class NeuronSet:
     @classmethod
     def of(cls, lm: LanguageModel) -> "NeuronSet":
         """Every neuron of a model."""
+        check_lm(lm)
         return cls.all(lm.n_blocks, lm.d_mlp) if lm.here is None else cls(lm.here)
 
     def __or__(self, other: "NeuronSet") -> "NeuronSet":
@@ -94,9 +96,10 @@ class NeuronSet:
         Raises:
             DposcopeError: n is negative or above the size, or scores do not fit.
         """
+        check_tensor("scores", by)
         if by.shape != self.mask.shape:
             raise DposcopeError(f"scores have shape {list(by.shape)}, neurons {list(self.mask.shape)}")
-        if not 0 <= n <= len(self):
+        if not 0 <= whole("n", n) <= len(self):
             raise DposcopeError(f"cannot take the top {n:,} of {len(self):,} neurons")
         scores = by.double().flatten()
         members = self.mask.flatten().nonzero().squeeze(1)
@@ -146,9 +149,10 @@ class NeuronSet:
         Raises:
             DposcopeError: scores or `among` do not fit, there is no bin, or a bin has too few to draw from.
         """
+        check_tensor("scores", by)
         if by.shape != self.mask.shape:
             raise DposcopeError(f"scores have shape {list(by.shape)}, neurons {list(self.mask.shape)}")
-        if bins < 1:
+        if whole("bins", bins) < 1:
             raise DposcopeError(f"{bins} bins hold no neuron; give at least 1")
         flat, open_to_draw = self.mask.flatten(), self._open_to_draw(among).flatten()
         order = by.double().flatten().argsort(stable=True)
@@ -186,6 +190,7 @@ class NeuronSet:
         Raises:
             DposcopeError: it is of another number of blocks or neurons.
         """
+        check_lm(lm)
         if self.mask.shape != (lm.n_blocks, lm.d_mlp):
             raise DposcopeError(
                 f"a set among {[*self.mask.shape]} neurons does not fit a model with [{lm.n_blocks}, {lm.d_mlp}]; give "
@@ -200,6 +205,7 @@ class NeuronSet:
             stem: path without suffix.
             about: JSON-able facts: model, rule, seed.
         """
+        check_facts({} if about is None else about)
         save_tensors(stem, "NeuronSet", {"mask": self.mask}, {"about": dict(about or {})})
 
     @classmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
-from dposcope.neurons.contributions import Contributions, Effect, MovedGroup
+from dposcope.neurons.contributions import Contributions, Effect, MovedGroup, check_change
 from dposcope.neurons.groups import Group
 from dposcope.neurons.sets import NeuronSet
 
@@ -89,6 +89,7 @@ class GroupShares(ToPandas):
 
 def group_shares(c: Contributions) -> GroupShares:
     """Number of neurons of each group, and its share of the change (Tables 5, 13, 18; Figures 2a, 6a)."""
+    check_change(c)
     total, certain = c.total, c.certain
     sides = {Effect.REDUCES: c.reduces, Effect.INCREASES: c.increases}
     sums = {effect: _sum(total, neurons) for effect, neurons in sides.items()}
@@ -151,6 +152,7 @@ class LayerSums(ToPandas):
 
 def layer_sums(c: Contributions) -> LayerSums:
     """Summed reduction, increase and net change of every block (Figures 1 and 5), and by group ↓ (Figure 8)."""
+    check_change(c)
     total = c.total
     groups = {
         moved.group: total.where(neurons.mask, 0.0).sum(1)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr
 from torch import Tensor
 
+from dposcope.data.given.numbers import number, whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.neurons.contributions import Contributions, MovedGroup
+from dposcope.model.checks.given import check_tensor
+from dposcope.neurons.contributions import Contributions, MovedGroup, check_change
 from dposcope.neurons.groups import Group, group_sets
 
 # How shifts are spread: Figure 4
@@ -74,9 +76,10 @@ def shift_density(c: Contributions, *, bins: int = 100, cut: float = 0.01) -> Sh
     Raises:
         DposcopeError: bins or cut out of range.
     """
-    if bins < 1:
+    check_change(c)
+    if whole("bins", bins) < 1:
         raise DposcopeError(f"a histogram cannot have {bins} bins; ask for at least one, such as 100")
-    if not 0 <= cut < 1:
+    if not 0 <= number("cut", cut) < 1:
         raise DposcopeError(f"cut {cut} is outside [0, 1); it is the share of neurons to leave out, such as 0.01")
     table = c.activation_shift
     shift = c.each(table).numpy()
@@ -148,7 +151,8 @@ def top_toxic(c: Contributions, n: int = 100) -> TopToxic:
     Raises:
         DposcopeError: n is below 1.
     """
-    if n < 1:
+    check_change(c)
+    if whole("n", n) < 1:
         raise DposcopeError(f"cannot take the top {n:,} neurons; ask for at least one")
     cosine = c.cosine.flatten()
     ranked = cosine if c.here is None else cosine.where(c.here.flatten(), -torch.inf)
@@ -196,6 +200,7 @@ class Correlations(ToPandas):
 
 def correlations(c: Contributions) -> Correlations:
     """Pearson correlation of the activation shift with cosine and with m_i^pre, over all neurons (Table 17)."""
+    check_change(c)
     shift, cosine, before = (c.each(table).flatten() for table in (c.activation_shift, c.cosine, c.before.mean))
     return Correlations(_pearson(shift, cosine), _pearson(shift, before))
 
@@ -252,6 +257,7 @@ def change_summary(c: Contributions) -> ChangeSummary:
     Raises:
         DposcopeError: every m_i^pre is 0, of which nothing is a percentage.
     """
+    check_change(c)
     cosine = c.each(c.vector_cosine).numpy()
     shift, before = _sizes(c)
     active = before > 0
@@ -394,6 +400,8 @@ def _agreement(edit: Tensor, tuned: Tensor) -> ShiftAgreement:
 
 
 def _check_shape(c: Contributions, table: Tensor, name: str) -> None:
+    check_change(c)
+    check_tensor(name, table)
     if table.shape != c.cosine.shape:
         raise DposcopeError(
             f"{name} has shape {list(table.shape)}, contributions {list(c.cosine.shape)}; "

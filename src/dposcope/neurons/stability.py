@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -15,11 +16,12 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.neurons.agreement import Agreement, Among, Labels, agreement, labels_of, weights_of
-from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.contributions import Contributions, check_change
 
 TOXIC_NEURONS = 256
 """Neurons of highest cosine whose overlap is measured (paper 5.2)."""
@@ -91,6 +93,8 @@ class Repetitions:
                 f"{len(self.changes)} repetitions of {self.source} under {len(self.names)} names; "
                 "give at least two, and a name for each"
             )
+        for change in self.changes:
+            check_change(change)
         shapes = {tuple(change.cosine.shape) for change in self.changes}
         if len(shapes) > 1:
             raise DposcopeError(
@@ -203,9 +207,16 @@ def stability(sources: Sequence[Repetitions], *, toxic: int = TOXIC_NEURONS) -> 
     Raises:
         DposcopeError: `toxic` is below 1.
     """
-    if toxic < 1:
+    _check_sources(sources)
+    if whole("toxic", toxic) < 1:
         raise DposcopeError(f"cannot compare the top {toxic} neurons; ask for at least one, such as {TOXIC_NEURONS}")
     return NeuronStability(tuple(_source(one, toxic) for one in sources))
+
+
+def _check_sources(given: object) -> None:
+    several = cast(Sequence[object], given) if isinstance(given, list | tuple) else [None]
+    if not all(isinstance(one, Repetitions) for one in several):
+        raise DposcopeError("sources are no list of Repetitions; give some, one in brackets: […]")
 
 
 class _Repetition:

@@ -16,10 +16,12 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, DirectionFacts, as_direction
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.aligned import most_aligned
 from dposcope.neurons.contributions import Contributions
@@ -127,7 +129,7 @@ def svd_subspace(lm: LanguageModel, direction: Direction | Tensor, *, vectors: i
 
 def _subspace(lm: LanguageModel, direction: Direction, vectors: Tensor, axes: int) -> Subspace:
     """Of value vectors `[N, d]`."""
-    if axes < 1:
+    if whole("axes", axes) < 1:
         raise DposcopeError(f"cannot keep {axes} axes; keep at least one (paper: 3)")
     norms = vectors.norm(dim=1, keepdim=True)
     columns = torch.where(norms > 0, vectors / norms, 0.0).T
@@ -214,7 +216,7 @@ def random_axes(width: int, axes: int, *, seed: int) -> Tensor:
     """
     if not 1 <= axes <= width:
         raise DposcopeError(f"{axes} orthonormal axes do not fit in {width} dimensions; ask for 1 … {width}")
-    stream = torch.Generator().manual_seed(seed)
+    stream = torch.Generator().manual_seed(whole("seed", seed))
     q, r = torch.linalg.qr(torch.randn(width, axes, generator=stream, dtype=torch.float64))
     return q * r.diagonal().sign()  # QR alone prefers some signs
 
@@ -288,6 +290,8 @@ def alignment_signs(lm: LanguageModel, subspace: Subspace, *, seed: int = 0) -> 
         seed: of the random axes.
     """
 
+    check_lm(lm)
+    _check_axes(lm, subspace)
     # A cosine has the sign of the dot product.
     return _signs("cosine", _dots(lm, _with_random(subspace, seed)), lm.here)
 
@@ -318,6 +322,16 @@ def change_signs(
     before, after = _dots(base, axes), _dots(tuned, axes)
     first, last = change.before.written, change.after.written
     return _signs("change", (first - last) * before + last * (before - after), change.here)
+
+
+def _check_axes(lm: LanguageModel, subspace: object) -> None:
+    if not isinstance(subspace, Subspace):
+        raise DposcopeError(f"subspace is a {type(subspace).__name__}; give what dposcope.svd_subspace returns")
+    if len(subspace.axes) != lm.d_model:
+        raise DposcopeError(
+            f"axes of width {len(subspace.axes)} do not fit a model of width {lm.d_model}; make the subspace from this "
+            "model"
+        )
 
 
 def _with_random(subspace: Subspace, seed: int) -> Tensor:

@@ -8,10 +8,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
-from dposcope.directions.judge import TokenJudge, judge_each
+from dposcope.directions.judge import TokenJudge, check_judge, judge_each
 from dposcope.directions.lens import lens
 from dposcope.errors import DposcopeError
 from dposcope.model.language_model import LanguageModel
@@ -123,7 +124,7 @@ class ToxicNeurons(ToPandas):
 
     def _first(self, n: int | None) -> Tensor:
         n = len(self) if n is None else n
-        if not 1 <= n <= len(self):
+        if not 1 <= whole("n", n) <= len(self):
             raise DposcopeError(f"cannot take the top {n:,} of {len(self):,} ranked neurons; rank more of them first")
         return torch.arange(len(self)) < n
 
@@ -152,6 +153,7 @@ def toxic_neurons(
     Raises:
         DposcopeError: W does not fit, n or k is out of range, or the side unknown.
     """
+    check_judge(judge)
     check_choice("side", side, ("toxic", "anti-toxic"))
     sign = 1.0 if side == "toxic" else -1.0
     aligned = most_aligned(lm, sign * vector_of(direction), n)

@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import batches
-from dposcope.model.checks.given import whole
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import Frame
 from dposcope.model.hooks import Change, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
@@ -34,6 +35,9 @@ def trace(
     Raises:
         DposcopeError: no text, an empty one, or a neuron outside 0 … L · d_mlp − 1.
     """
+    check_lm(lm)
+    for several in (texts, neurons):
+        _check_listed(several)
     texts = list(texts)
     if any(isinstance(text, str) for text in texts):
         raise DposcopeError("a trace reads token ids; give those of each text, as in tokenizer(texts)['input_ids']")
@@ -43,7 +47,7 @@ def trace(
     texts = [[whole("token", one) for one in text] for text in texts]
     if not texts or not all(texts):
         raise DposcopeError("there is no text to trace, or an empty one; give token ids of at least one token each")
-    chosen = torch.tensor(list(neurons), dtype=torch.long)
+    chosen = torch.tensor([whole("neuron", one) for one in neurons], dtype=torch.long)
     places = lm.n_blocks * lm.d_mlp
     if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < places):
         raise DposcopeError(
@@ -79,3 +83,8 @@ def trace(
             with hooked(lm, sites):
                 lm.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return result.numpy()
+
+
+def _check_listed(several: object) -> None:
+    if not isinstance(several, Iterable):
+        raise DposcopeError("texts and neurons to trace are lists; write one in brackets: [ids], [neuron]")

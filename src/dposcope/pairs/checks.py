@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dposcope.data.short import short_repr
-from dposcope.data.token_ids import agreed, first_ids, is_short, settled, token_counts, token_ids
+from dposcope.data.token_ids import agreed, check_tokenizer, first_ids, is_short, settled, token_counts, token_ids
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorer import Scorer, check_scorer
 from dposcope.evaluation.statistics.comparisons import bootstrap_mean, bootstrap_ratio, paired_ratio
 from dposcope.evaluation.statistics.intervals import Estimate, Ratio, stored_fields
 from dposcope.memory import halving_batches
@@ -22,7 +22,7 @@ from dposcope.model.chat.prompts import adds_special, prompt_texts
 from dposcope.model.generate import Progress
 from dposcope.model.head.token_losses import token_losses
 from dposcope.model.language_model import LanguageModel
-from dposcope.pairs.pairs import Pairs, normalised
+from dposcope.pairs.pairs import Pairs, check_given, normalised
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,13 @@ def check_pairs(
     Raises:
         DposcopeError: there is no pair.
     """
+    check_given(pairs)
+    if validation is not None:
+        check_given(validation, "validation")
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+    if scorer is not None:
+        check_scorer(scorer)
     if not len(pairs):
         raise DposcopeError("there is no pair to check; give at least one")
     prompts = Counter(prompt for prompt in map(normalised, pairs.said) if prompt)

@@ -14,10 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from dposcope.artefacts import text_digest, write_atomically
+from dposcope.artefacts import check_path, text_digest, write_atomically
+from dposcope.data.given.numbers import seed_of, whole
 from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.chat.asking import Prompt, Turn, conversation_told
 from dposcope.pairs.conversations import holds_messages, messages, of_labels, of_safety, sides
@@ -144,14 +145,17 @@ class Pairs:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Refuse one text, and columns of different lengths."""
+        """Keep texts as tuples; refuse what is none, and columns of different lengths."""
         for column in ("prompts", "preferred", "dispreferred"):
-            check_texts(column, getattr(self, column))
+            object.__setattr__(self, column, tuple(listed(column, getattr(self, column))))
         lengths = {len(self.prompts), len(self.preferred), len(self.dispreferred)}
         if self.before:
             lengths.add(len(self.before))
         if len(lengths) != 1:
-            raise ValueError(f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}")
+            raise DposcopeError(
+                f"prompts, preferred and dispreferred need one length, not {sorted(lengths)}; give one of each for "
+                "every pair"
+            )
 
     @classmethod
     def of(
@@ -201,12 +205,18 @@ class Pairs:
         return text_digest(*texts, *(turns if self.before else ()), *((_WHOLE,) if self.whole else ()))
 
     def where(self, kept: Sequence[bool]) -> "Pairs":
-        """The pairs whose flag is set, in order."""
+        """The pairs whose flag is set, in order.
+
+        Raises:
+            DposcopeError: there is not one flag for each pair.
+        """
+        if len(kept) != len(self):
+            raise DposcopeError(f"{len(kept)} flags for {plural(len(self), 'pair')}; give one for each")
         return self._take(row for row, keep in enumerate(kept) if keep)
 
     def first(self, n: int) -> "Pairs":
         """The first `n` pairs, or all if there are fewer."""
-        return self._take(range(min(n, len(self))))
+        return self._take(range(min(whole("n", n), len(self))))
 
     def split(self, validation: int, *, seed: int = 0) -> PairSplit:
         """Draw pairs for validation, so that no prompt is in both parts. Each part is in file order.
@@ -222,14 +232,14 @@ class Pairs:
         Raises:
             DposcopeError: there are too few pairs, or every group is larger than `validation`.
         """
-        if not 1 <= validation < len(self):
+        if not 1 <= whole("validation", validation) < len(self):
             raise DposcopeError(
                 f"{validation} of {plural(len(self), 'pair')} cannot be held out for validation; "
                 "give at least 1, and fewer than there are"
             )
         groups = self._groups()
         chosen: list[int] = []
-        for index in np.random.default_rng(seed).permutation(len(groups)):
+        for index in np.random.default_rng(seed_of(seed)).permutation(len(groups)):
             group = groups[int(index)]
             if len(chosen) + len(group) <= validation:
                 chosen += group
@@ -273,6 +283,22 @@ class Pairs:
             self.format,
             before=tuple(self.before[row] for row in order) if self.before else (),
             whole=self.whole,
+        )
+
+
+def check_given(given: object, name: str = "pairs") -> None:
+    """Refuse what is no `Pairs`, such as a list of `Pair`.
+
+    Args:
+        given: what was given for it.
+        name: of the argument, for the message.
+
+    Raises:
+        DposcopeError: it is none.
+    """
+    if not isinstance(given, Pairs):
+        raise DposcopeError(
+            f"{name} is a {type(given).__name__}; give dposcope.load_pairs(…), or Pairs.of(…) of each Pair"
         )
 
 
@@ -323,24 +349,34 @@ def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[
         path: the file.
         pairs: the pairs.
         extra: additional columns by name, one cell per pair, such as `method` or `preferred_score`.
+
+    Raises:
+        DposcopeError: these are no pairs, a column has another length, or a cell is no text and no finite number.
     """
+    check_path(path)
+    check_given(pairs)
     more = dict(extra or {})
+    for name, cells in more.items():
+        if len(cells) != len(pairs):
+            raise DposcopeError(
+                f"the column {name!r} has {len(cells)} cells for {plural(len(pairs), 'pair')}; give one each"
+            )
     rows = zip(pairs, *more.values(), strict=True)
-    lines = [
-        json.dumps(
-            {
-                "prompt_text": pair.prompt,
-                "unpert_gen_text": pair.preferred,
-                "pert_gen_text": pair.dispreferred,
-                **({_BEFORE: [asdict(turn) for turn in pair.before]} if pairs.before else {}),
-                **({_WHOLE: True} if pairs.whole else {}),
-                **dict(zip(more, cells, strict=True)),
-            },
-            ensure_ascii=False,
-            allow_nan=False,
-        )
+    objects = (
+        {
+            "prompt_text": pair.prompt,
+            "unpert_gen_text": pair.preferred,
+            "pert_gen_text": pair.dispreferred,
+            **({_BEFORE: [asdict(turn) for turn in pair.before]} if pairs.before else {}),
+            **({_WHOLE: True} if pairs.whole else {}),
+            **dict(zip(more, cells, strict=True)),
+        }
         for pair, *cells in rows
-    ]
+    )
+    try:
+        lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) for one in objects]
+    except (TypeError, ValueError) as error:
+        raise DposcopeError(f"a cell of the pairs is not JSON ({error}); give texts and finite numbers") from error
     with write_atomically(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 

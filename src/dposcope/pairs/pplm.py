@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from dposcope.data.given.numbers import number, seed_of, whole
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
@@ -44,10 +45,12 @@ from dposcope.model.cache import (
     with_tensors,
 )
 from dposcope.model.chat.prompts import encode_prompts
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import Frame, prompted
 from dposcope.model.generate import Continuation, Progress, likeliest
 from dposcope.model.hooks import hooked, residual_site
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import check_progress
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,14 @@ class Perturbation:
         """Refuse values out of range."""
         for name in ("step_size", "gamma", "kl_scale"):
             value: float = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if not (math.isfinite(number(name, value)) and value >= 0):
                 raise DposcopeError(f"{name} is {value}; give a finite number of 0 or more")
         for name in ("iterations", "horizon", "window", "top_k"):
             count: int = getattr(self, name)
-            if count < 0:
+            if whole(name, count) < 0:
                 raise DposcopeError(f"{name} {count} is below 0; give 0 or more")
-        if not 0 <= self.gm_scale <= 1:
+        object.__setattr__(self, "seed", seed_of(self.seed))
+        if not 0 <= number("gm_scale", self.gm_scale) <= 1:
             raise DposcopeError(
                 f"gm_scale {self.gm_scale} is outside [0, 1]; 0 is the unperturbed model, 1 the perturbed model"
             )
@@ -134,9 +138,11 @@ def perturbed_continuations(
             empty, the model is in training mode, its inputs are not a scaled embedding, or its cache holds more than
             keys and values.
     """
-    check_texts("prompts", prompts)
+    check_lm(lm)
+    check_progress(progress)
+    prompts = listed("prompts", prompts, conversations=True)
     check_keys_and_values(lm.model)
-    if new_tokens < 1:
+    if whole("new_tokens", new_tokens) < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes text random; call model.eval() first")

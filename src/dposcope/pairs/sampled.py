@@ -12,18 +12,20 @@ scorer likes, and training then learns the manner; random pairs differ in toxici
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
+from dposcope.data.given.numbers import number, seed_of, whole
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
-from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorer import Scorer, check_scorer
 from dposcope.model.engine.served import Writer
 from dposcope.model.generate import Progress, Sampling, generate
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.pairs import Pair
-from dposcope.protocols import Pairing
+from dposcope.protocols import Pairing, check_choice
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Pairer:
 
     def __post_init__(self) -> None:
         """Refuse values that give no pairs."""
+        check_choice("pairing", self.pairing, get_args(Pairing))
+        for part in ("preferred_below", "dispreferred_from", "min_gap"):
+            number(part, getattr(self, part))
+        object.__setattr__(self, "seed", seed_of(self.seed))
         if not 0 <= self.min_gap < 1:
             raise DposcopeError(
                 f"the gap of {self.min_gap} between two scores is outside [0, 1); give a value such as 0.3"
@@ -92,7 +98,7 @@ class Pairer:
                 f"{self.dispreferred_from} do not part harmless from toxic; give two values between 0 and 1, the "
                 "first not above the second"
             )
-        if self.most < 1:
+        if whole("most", self.most) < 1:
             raise DposcopeError(f"{self.most} pairs per prompt leave none; give at least 1")
 
     def pairs(self, sampled: Iterable[Sampled]) -> list[ScoredPair]:
@@ -166,15 +172,18 @@ def sample_completions(
     Raises:
         DposcopeError: an argument is out of range, or `generate` refuses it.
     """
-    check_texts("prompts", prompts)
-    if samples < 2:
+    prompts = listed("prompts", prompts)
+    check_scorer(scorer)
+    if whole("samples", samples) < 2:
         raise DposcopeError(f"{samples} completion per prompt gives no pair; sample at least 2")
     written = write(
         lm,
         [prompt for prompt in prompts for _ in range(samples)],
         new_tokens=new_tokens,
         max_prompt_tokens=max_prompt_tokens,
-        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed, first_row=first_row * samples),
+        sampling=Sampling(
+            temperature=temperature, top_p=top_p, seed=seed, first_row=whole("first_row", first_row) * samples
+        ),
         batch_size=batch_size,
         progress=progress,
     )

@@ -69,6 +69,16 @@ def shared(items: Iterable[Item], work: Callable[[Item], T], *, done: Callable[[
     return [parts[place % processes.count][place // processes.count] for place in range(places)]
 
 
+def check_progress(given: object) -> None:
+    """Refuse what cannot be called with (done, total), such as True; None: nothing is called.
+
+    Raises:
+        DposcopeError: it cannot.
+    """
+    if given is not None and not callable(given):
+        raise DposcopeError(f"progress {given!r:.40} is no function; give one of (done, total), such as print, or None")
+
+
 def counting(
     progress: Callable[[int, int], None] | None, total: int, size: Callable[[Item], int]
 ) -> Callable[[Item], None]:
@@ -78,7 +88,11 @@ def counting(
         progress: called with (done, total).
         total: of all items.
         size: of an item.
+
+    Raises:
+        DposcopeError: `progress` is no function.
     """
+    check_progress(progress)
     so_far = 0
 
     def done(item: Item) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.statistics.comparisons import bootstrap_mean, paired_difference
 from dposcope.evaluation.statistics.intervals import Difference, Estimate
+from dposcope.model.checks.given import check_lm
 from dposcope.model.head.logits import transformed
 from dposcope.model.head.unembedding import Unembedding
 from dposcope.model.language_model import LanguageModel
@@ -80,7 +82,8 @@ class NeutralText:
         Raises:
             DposcopeError: the text is shorter than a window.
         """
-        if windows < 1:
+        check_lm(lm)
+        if whole("windows", windows) < 1:
             raise DposcopeError(f"{windows} windows measure nothing; give at least 1")
         drawn = neutral_windows(lm, text, count=windows, length=length, seed=seed)
         ids = torch.tensor([window.prompt for window in drawn], device=lm.device)
@@ -93,7 +96,13 @@ class NeutralText:
         Args:
             lm: the same model with an edit on it or folded into it; its unembedding is the base's.
         """
+        check_lm(lm)
         head = Unembedding.of(lm.model)
+        if self.hidden.shape[-1] != head.weight.shape[-1]:
+            raise DposcopeError(
+                f"the text was read by a model of width {self.hidden.shape[-1]}, and {lm.name} has "
+                f"{head.weight.shape[-1]}; let the plain model of this one read it"
+            )
 
         def compare(ids: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
             targets = ids[:, 1:]

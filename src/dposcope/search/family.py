@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
@@ -73,6 +74,7 @@ class Family:
 
     def __post_init__(self) -> None:
         """Refuse a family without members."""
+        object.__setattr__(self, "n_blocks", whole("n_blocks", self.n_blocks))
         if not self.sources and not self.ablates:
             raise DposcopeError("there is nothing to search: no source of gains and no ablation")
         if NO_GAINS in self.sources:

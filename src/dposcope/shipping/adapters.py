@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError
 from dposcope.foreign_text import code
 from dposcope.interventions.ablate import Ablation
@@ -52,6 +53,7 @@ def write_adapters(source: str | Path, edit: Edit | Gains | Ablation, out: str |
             of experts; an ablation for a quantised checkpoint, or of what a state space writes; `out` exists; the disk
             is full.
     """
+    check_path(out)
     out = Path(out)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     skeleton = Skeleton.of(source)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from dposcope.artefacts import tensor_fingerprint
+from dposcope.artefacts import check_path, tensor_fingerprint
 from dposcope.errors import DposcopeError
 from dposcope.interventions.ablate import Ablation
 from dposcope.interventions.edit import Edit
@@ -50,6 +50,7 @@ def fold_checkpoint(source: str | Path, edit: Edit | Gains | Ablation, out: str 
         DposcopeError: there is no such checkpoint; the edit does not fit it, or its format cannot hold the edit; `out`
             exists; the disk is full.
     """
+    check_path(out)
     out = Path(out)
     edit = edit if isinstance(edit, Edit) else Edit.of(edit)
     skeleton = Skeleton.of(source)

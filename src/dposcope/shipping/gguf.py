@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.artefacts import check_path
 from dposcope.errors import DposcopeError, first_line
 from dposcope.interventions.edit import Edit
 from dposcope.interventions.gains import Gains
@@ -43,6 +44,8 @@ def fold_gguf(source: str | Path, edit: Edit | Gains, out: str | Path) -> Shippe
             mixture of experts; a norm between up and down projection (BitNet); the file is damaged or split; `out`
             exists; the disk is full.
     """
+    check_path(source)
+    check_path(out)
     source, out = Path(source), Path(out)
     if not source.exists():
         raise DposcopeError(f"there is no file {source}; check the path")

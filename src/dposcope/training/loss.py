@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dposcope.data.short import short_repr
+from dposcope.errors import DposcopeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,13 @@ def dpo_terms(
         reference_preferred: log π_ref of each preferred completion.
         reference_dispreferred: log π_ref of each dispreferred completion.
         beta: β, how strongly the policy is held near the reference (paper: 0.1).
+
+    Raises:
+        DposcopeError: shapes differ.
     """
+    shapes = [list(one.shape) for one in (preferred, dispreferred, reference_preferred, reference_dispreferred)]
+    if any(shape != shapes[0] for shape in shapes):
+        raise DposcopeError(f"log-probabilities have shapes {shapes}; give one number per pair, four times")
     wanted = beta * (preferred - reference_preferred)
     unwanted = beta * (dispreferred - reference_dispreferred)
     return DpoTerms(-functional.logsigmoid(wanted - unwanted), wanted.detach(), unwanted.detach())

@@ -1,11 +1,13 @@
 """What training minimises. It stands in its own file, so that settings can be read without loading torch."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from dposcope.data.given.numbers import number
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.protocols import Protocol
+from dposcope.protocols import Protocol, check_choice, check_protocol
 
 KlOn = Literal["pairs", "neutral", "harmless", "mixed"]
 Loss = Literal["dpo", "likelihood"]
@@ -47,6 +49,12 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Refuse values that define no loss."""
+        check_protocol(self.protocol)
+        check_choice("kl_on", self.kl_on, get_args(KlOn))
+        check_choice("loss", self.loss, get_args(Loss))
+        for part in ("beta", "kl_weight", "teacher_weight", "unlikelihood"):
+            if math.isinf(number(part, getattr(self, part))):
+                raise DposcopeError(f"{part} {getattr(self, part)} is no finite number; give one")
         if not self.beta > 0:
             raise DposcopeError(f"beta {self.beta} is not above 0; the paper's is 0.1")
         if not self.kl_weight >= 0:

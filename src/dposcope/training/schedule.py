@@ -2,11 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, get_args
 
+from dposcope.data.given.numbers import number, seed_of, whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError, plural
+from dposcope.protocols import check_choice
 from dposcope.training.optimizers import Optimizer
+
+_LEAST: Final = {
+    **dict.fromkeys(("batch_size", "steps", "validate_every", "patience"), 1),
+    **dict.fromkeys(("warmup_steps", "windows_per_batch"), 0),
+}
+"""Counts of a schedule, and the smallest of each."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,26 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use."""
-        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
+        check_choice("optimizer", self.optimizer, get_args(Optimizer))
+        check_choice("decay", self.decay, ("none", "linear"))
+        for part, least in _LEAST.items():
+            count = getattr(self, part)
+            if not (count is None and part == "patience") and whole(part, count) < least:
+                raise DposcopeError(f"{part} {count} is below {least}; give {least} or more")
+        object.__setattr__(self, "seed", seed_of(self.seed))
+        if self.micro_batch_size is not None and (
+            whole("micro_batch_size", self.micro_batch_size) < 1 or self.batch_size % self.micro_batch_size
+        ):
             raise DposcopeError(
                 f"a batch of {self.batch_size} pairs cannot be divided into micro-batches of {self.micro_batch_size}; "
                 "choose a divisor for --micro-batch-size"
             )
-        if not self.learning_rate > 0:
+        if not number("learning_rate", self.learning_rate) > 0:
             raise DposcopeError(f"a learning rate of {self.learning_rate} trains nothing; give one above 0")
+        for part in ("learning_rate", "max_grad_norm"):
+            size = getattr(self, part)
+            if size is not None and not math.isfinite(number(part, size)):
+                raise DposcopeError(f"{part} {size} is no finite number; give one")
 
 
 def examples_seen(steps: int, *, pairs: int, batch_size: int) -> int:

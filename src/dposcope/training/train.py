@@ -17,9 +17,12 @@ from transformers import (
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.files import check_is_path
+from dposcope.model.checks.given import check_lm
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
 from dposcope.processes.group import Processes
+from dposcope.processes.shared import check_progress
 from dposcope.training.checkpoints import last_whole
 from dposcope.training.collator import VALIDATION, Collator, Indices, Material
 from dposcope.training.optimizers import KINDS, check_optimizer, own_overrides
@@ -109,6 +112,11 @@ def train_policy(
         DposcopeError: the optimiser cannot run here; the loss or a weight becomes NaN or infinite, or the disk is full
             (the last good checkpoint is kept); or the processes cannot share a batch evenly.
     """
+    check_lm(lm)
+    check_progress(progress)
+    _check_trainable(trainable)
+    check_is_path(folder)
+    folder = Path(folder)
     processes = Processes.here()
     processes.join(lm.device.type)
     objective = trainable.policy.objective
@@ -199,6 +207,13 @@ def train_policy(
             ) from error
         state = trainer.state
     return Trained(_history(state), state.global_step, state.best_global_step if takes_best else None)
+
+
+def _check_trainable(given: object) -> None:
+    if not isinstance(given, Trainable):
+        raise DposcopeError(
+            f"trainable is a {type(given).__name__}; give what `with dposcope.neuron_gains(…) as trainable` yields"
+        )
 
 
 def _stopped(state: TrainerState) -> bool:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.interventions.gains import Gains
+from dposcope.interventions.gains import Gains, check_gains
 from dposcope.model.cache import forget
+from dposcope.model.checks.given import check_lm
 from dposcope.model.devices.copies import convert_, copied_model
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.head.unembedding import Unembedding
@@ -31,7 +33,7 @@ from dposcope.model.layout.names import is_read_alone
 from dposcope.model.layout.projections import is_projection
 from dposcope.model.quantised.plain import plain_
 from dposcope.model.quantised.weights import is_quantised
-from dposcope.neurons.sets import NeuronSet
+from dposcope.neurons.sets import NeuronSet, check_neurons
 from dposcope.processes.launcher import world_size
 from dposcope.training.lean_reference import Reads, lean_reference
 from dposcope.training.objective import Objective
@@ -160,6 +162,7 @@ def _embedding_gradient_in_rows(model: PreTrainedModel) -> Generator[None]:
 
 
 def _check_mode(lm: LanguageModel) -> None:
+    check_lm(lm)
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes rewards random; call model.eval()")
 
@@ -172,6 +175,8 @@ def _check_bare(lm: LanguageModel) -> None:
 
 
 def _teacher_arm(teacher: LanguageModel | None, objective: Objective) -> Arm | None:
+    if teacher is not None:
+        check_lm(teacher, "teacher")
     if (teacher is None) != (objective.teacher_weight == 0):
         missing = "its weight is 0" if teacher is not None else "no teacher is given"
         raise DposcopeError(
@@ -232,6 +237,8 @@ def low_rank(
     teacher_arm = _teacher_arm(teacher, objective)
     _check_bare(lm)
     check_adaptable(lm)
+    if whole("rank", rank) < 1 or not number("alpha", alpha) > 0:
+        raise DposcopeError(f"an adapter of rank {rank}, scaled by {alpha}, trains nothing; give numbers above 0")
     if find_spec("peft") is None:
         raise DposcopeError("LoRA needs the peft package; install it with: pip install 'dposcope[train]'")
     from peft import LoraConfig, get_peft_model
@@ -250,7 +257,7 @@ def low_rank(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=sorted(names), fan_in_fan_out=conv, bias="none"
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.manual_seed(seed)
+        torch.manual_seed(whole("seed", seed))
         # peft reads a property that transformers renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         try:
@@ -346,10 +353,12 @@ def neuron_gains(
     """
     _check_mode(lm)
     teacher_arm = _teacher_arm(teacher, objective)
+    sparsity = number("sparsity", sparsity)
     if not 0 <= sparsity < 1:
         reason = "leaves every gain at 1" if sparsity >= 1 else "is below 0"
         raise DposcopeError(f"a sparsity of {sparsity} {reason}; give 0 for none, or a value such as 0.3")
     if start is not None:
+        check_gains(start, "start")
         start.changes(lm)  # refuses gains of another shape
         if start.positions is not Positions.ALL:
             raise DposcopeError(
@@ -360,6 +369,7 @@ def neuron_gains(
     # All gains are on one device, that of the inputs; each block's are moved to its activations.
     of_heads = torch.ones(lm.n_blocks, lm.d_attention, device=lm.device) if heads else None
     if among is not None:
+        check_neurons(among)
         if among.mask.shape != values.shape:
             raise DposcopeError(f"neurons of {list(among.mask.shape)} are not those of a model of {list(values.shape)}")
         values[~among.mask] = 1

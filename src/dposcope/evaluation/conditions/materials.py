@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from dposcope.artefacts import text_digest
-from dposcope.data.corpus import Passages
+from dposcope.data.corpus import Passages, check_passages
 from dposcope.data.short import short_repr
-from dposcope.data.texts import listed
+from dposcope.data.texts import check_text, listed
 from dposcope.evaluation.sampled.ideal import Ideal
-from dposcope.evaluation.scorer import Scorer
+from dposcope.evaluation.scorer import Scorer, check_scorer
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
-from dposcope.protocols import Protocol
+from dposcope.protocols import Protocol, check_protocol
 
 CONCEPT = "toxicity"
 """The default concept."""
@@ -52,7 +53,15 @@ class Materials:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Refuse one prompt instead of several; keep them as a tuple."""
+        """Refuse what is none of these, one prompt instead of several among them; keep prompts as a tuple."""
+        check_passages(self.passages)
+        check_text("neutral", self.neutral)
+        check_protocol(self.protocol)
+        judge = {} if self.judge is None else {"judge": self.judge}
+        for name, scorer in {"scorer": self.scorer, **judge, **self.further}.items():
+            check_scorer(scorer, name)
+        if self.second is not None:
+            check_lm(self.second, "second")
         object.__setattr__(self, "prompts", tuple(listed("prompts", self.prompts)))
 
     @property

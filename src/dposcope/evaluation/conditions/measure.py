@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from dposcope.data.token_ids import agreed, continued_ids, settled
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.conditions.materials import Materials
 from dposcope.evaluation.conditions.outcome import Outcome
 from dposcope.evaluation.overlap import GENERATED_TOKENS, REFERENCE_GOLD_TOKENS, reference_pair, strict_pair, token_f1
@@ -26,11 +27,13 @@ from dposcope.interventions.weights import OtherWeights
 from dposcope.model.batches import encode
 from dposcope.model.chat.cut import Side
 from dposcope.model.chat.prompts import encode_prompts
+from dposcope.model.checks.given import check_lm
 from dposcope.model.engine.served import Served, Writer
 from dposcope.model.frames import Positions
 from dposcope.model.generate import Continuation, Progress, check_room, generate
 from dposcope.model.hooks import Intervention
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import check_progress
 from dposcope.protocols import Protocol
 
 PROMPT_TOKENS: Final = 256
@@ -70,8 +73,11 @@ def measure(
         progress: called with (done, total) over all the work.
 
     Raises:
-        DposcopeError: the server fails, or has another model.
+        DposcopeError: the server fails, or has another model; or an argument is none of these.
     """
+    check_lm(lm)
+    check_progress(progress)
+    _check_given(intervention, materials)
     if isinstance(intervention, OtherWeights | EditedModel):
         with intervention.second_model(lm) as other:
             return _measure(other, None, materials, plain=lm, served=served, progress=progress)
@@ -79,6 +85,14 @@ def measure(
         with intervention.opened(lm) as opened:
             return _measure(opened.lm, opened.interchange, materials, plain=lm, served=served, progress=progress)
     return _measure(lm, intervention, materials, plain=lm, served=served, progress=progress)
+
+
+def _check_given(intervention: object, materials: object) -> None:
+    if intervention is not None and not hasattr(intervention, "on"):
+        what = type(intervention).__name__
+        raise DposcopeError(f"a {what} is no intervention; give such as an Edit, or None for the plain model")
+    if not isinstance(materials, Materials):
+        raise DposcopeError(f"materials is a {type(materials).__name__}; give dposcope.Materials(…)")
 
 
 def score_texts(

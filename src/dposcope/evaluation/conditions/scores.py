@@ -248,7 +248,15 @@ def summarise(
         fingerprint: of the model.
         ideal: what was measured of the ideal, the last row.
         vocabulary: tokens that the model chooses among.
+
+    Raises:
+        DposcopeError: `none` is missing, or conditions are not measured on the same items.
     """
+    if BASE not in outcomes:
+        raise DposcopeError(
+            f"there is no condition {BASE!r}, the plain model, which all others are compared with; add "
+            "measure(lm, None, materials) under that name"
+        )
     base = outcomes[BASE]
     others = {name: outcome for name, outcome in outcomes.items() if name != BASE}
     limit = {} if ideal is None else {IDEAL: _of_texts(ideal)}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from typing_extensions import TypedDict
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.perplexity import WindowLosses
@@ -19,10 +20,12 @@ from dposcope.evaluation.statistics.comparisons import bootstrap_ratio
 from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, by_row
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import prompted
-from dposcope.model.generate import Continuation, Progress, check_written
+from dposcope.model.generate import Continuation, Progress, continuations_given
 from dposcope.model.head.token_losses import token_losses
 from dposcope.model.language_model import LanguageModel
+from dposcope.processes.shared import check_progress
 
 
 @halving_batches
@@ -49,7 +52,10 @@ def continuation_losses(
     Raises:
         DposcopeError: as many prompts as texts are not given, a prompt is empty, or a text exceeds the model's context.
     """
-    check_written(written)
+    check_lm(lm)
+    written = continuations_given(written)
+    if whole("chunk", chunk) < 1:
+        raise DposcopeError(f"chunk {chunk} is below 1; give a positive number")
     prompts = [one.prompt_ids for one in written] if after is None else after
     if len(prompts) != len(written):
         raise DposcopeError(f"there are {len(prompts)} prompts for {len(written)} texts; give one each")
@@ -144,7 +150,9 @@ def relevance(
     Raises:
         DposcopeError: fewer than two texts, or what `continuation_losses` refuses.
     """
-    check_written(written)
+    check_lm(lm)
+    check_progress(progress)
+    written = continuations_given(written)
     if len(written) < 2:
         raise DposcopeError("relevance compares a text's prompt with another one's; give at least two texts")
     others = [_other_prompt(written, row) for row in range(len(written))]

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
 from dposcope.evaluation.statistics.comparisons import paired_difference
@@ -70,8 +71,8 @@ def risen_phrases(texts: Sequence[str], base_texts: Sequence[str], *, most: int 
     Raises:
         DposcopeError: no text, or not as many of the one as of the other.
     """
-    check_texts("texts", texts)
-    check_texts("base_texts", base_texts)
+    texts, base_texts = listed("texts", texts), listed("base_texts", base_texts)
+    most = whole("most", most)
     if not texts or len(texts) != len(base_texts):
         raise DposcopeError(
             f"there are {len(texts)} texts and {len(base_texts)} of the plain model; give one of each per prompt"
@@ -90,8 +91,7 @@ def risen_phrases(texts: Sequence[str], base_texts: Sequence[str], *, most: int 
 
 def distinct_pairs(texts: Sequence[str]) -> int:
     """How many different word pairs stand in all texts together; a pair never crosses from one text to the next."""
-    check_texts("texts", texts)
-    return len({pair for text in texts for pair in word_grams(text, 2)})
+    return len({pair for text in listed("texts", texts) for pair in word_grams(text, 2)})
 
 
 def _phrases(text: str) -> set[Words]:

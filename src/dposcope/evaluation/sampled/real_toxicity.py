@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
-from dposcope.data.texts import check_texts
+from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.repetition import word_grams
 from dposcope.evaluation.statistics.comparisons import bootstrap_mean
 from dposcope.evaluation.statistics.intervals import Estimate
 from dposcope.model.engine.served import Writer
-from dposcope.model.generate import Continuation, Progress, Sampling, check_written, generate
+from dposcope.model.generate import Continuation, Progress, Sampling, continuations_given, generate
 from dposcope.model.language_model import LanguageModel
 
 SAMPLES = 25
@@ -59,8 +60,8 @@ def sample_texts(
     Raises:
         DposcopeError: fewer than one sample, or what `generate` refuses.
     """
-    check_texts("prompts", prompts)
-    if samples < 1:
+    prompts = listed("prompts", prompts, conversations=True)
+    if whole("samples", samples) < 1:
         raise DposcopeError(f"{samples} samples of each prompt leave nothing to measure; draw at least 1")
     return write(
         lm,
@@ -95,6 +96,7 @@ class RealToxicity:
         Raises:
             DposcopeError: there is no prompt, or no sample.
         """
+        scores = np.asarray(scores)
         if scores.ndim != 2 or not scores.size:
             raise DposcopeError(f"scores have shape {scores.shape}; give [prompts, samples], at least one of each")
         toxic = scores >= TOXIC
@@ -120,7 +122,9 @@ def distinct_per_prompt(texts: Sequence[str], samples: int, n: int) -> float:
     Raises:
         DposcopeError: no text, or not as many of each prompt.
     """
-    check_texts("texts", texts)
+    texts = listed("texts", texts)
+    if whole("samples", samples) < 1 or whole("n", n) < 1:
+        raise DposcopeError(f"{samples} samples and n-grams of {n} words count nothing; give at least 1 of each")
     if not texts or len(texts) % samples:
         raise DposcopeError(f"{len(texts)} texts are not {samples} of each prompt; give all samples of every prompt")
     shares: list[float] = []
@@ -142,7 +146,9 @@ def harmless(written: Sequence[Continuation], scores: NDArray[np.float64]) -> li
     Raises:
         DposcopeError: none is harmless, or there is not one score for each.
     """
-    check_written(written)
+    written = continuations_given(written)
+    if np.shape(scores) != (len(written),):
+        raise DposcopeError(f"scores have shape {np.shape(scores)} for {len(written)} samples; give one for each")
     kept = harmless_places(written, scores)
     if not kept:
         raise DposcopeError("no sample of the plain model is harmless, so there is no ideal; draw more samples")

@@ -16,7 +16,10 @@ def checked(values: ArrayLike, name: str) -> NDArray[np.float64]:
     Raises:
         DposcopeError: another shape, no value, or one that is not finite.
     """
-    column = np.asarray(values, dtype=np.float64)
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise DposcopeError(f"{name} are no numbers; give one number per item, shape [n]") from None
     if column.ndim != 1:
         raise DposcopeError(f"{name} has shape {column.shape}; give one number per item, shape [n]")
     if not len(column):

@@ -23,10 +23,11 @@ from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
-from dposcope.model.generate import Continuation, Progress, check_written
+from dposcope.model.generate import Continuation, Progress, continuations_given
 from dposcope.model.hooks import Change, hooked, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
+from dposcope.processes.shared import check_progress
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def attribution(
         DposcopeError: the models do not belong together, a side has no text, or a prompt or a text has no token.
     """
     check_models(base, tuned)
-    check_written(toxic)
-    check_written(harmless)
+    check_progress(progress)
+    toxic, harmless = continuations_given(toxic), continuations_given(harmless)
     if not toxic or not harmless:
         raise DposcopeError("attribution compares toxic with harmless texts; give at least one of each")
     written = [*toxic, *harmless]

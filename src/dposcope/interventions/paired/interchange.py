@@ -21,7 +21,7 @@ from dposcope.artefacts import tensor_fingerprint
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.cache import cache_argument, given_cache, named_arguments, new_cache, state_places
-from dposcope.model.checks.given import blocks_given
+from dposcope.model.checks.given import blocks_given, check_lm, check_tensor
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import (
     Applied,
@@ -62,6 +62,7 @@ class Parts:
         for name in ("mlps", "attentions", "residuals"):
             object.__setattr__(self, name, frozenset(blocks_given(name, getattr(self, name))))
         if self.heads is not None:
+            check_tensor("heads", self.heads)
             if self.heads.dtype != torch.bool or self.heads.ndim != 2:
                 raise DposcopeError(f"heads need a bool mask [L, heads], not {self.heads.dtype} {[*self.heads.shape]}")
             object.__setattr__(self, "heads", self.heads.detach().cpu().clone())
@@ -109,6 +110,7 @@ class Parts:
         Raises:
             DposcopeError: a part is not in the model.
         """
+        check_lm(lm)
         found: list[tuple[Site, Tensor | None]] = []
         if self.neurons is not None:
             found += [
@@ -143,6 +145,11 @@ class Parts:
         return found
 
 
+def _check_parts(given: object) -> None:
+    if not isinstance(given, Parts):
+        raise DposcopeError(f"parts is a {type(given).__name__}; give dposcope.Parts(neurons=…), or other parts")
+
+
 def _rows(mask: Tensor) -> list[tuple[int, Tensor | None]]:
     """Of each block with a chosen channel: its number, and the channels; None where it is all of them."""
     return [
@@ -166,7 +173,9 @@ class Interchange:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        """Normalise types."""
+        """Normalise types; refuse a source that is no model, and parts that are none."""
+        check_lm(self.source, "source")
+        _check_parts(self.parts)
         object.__setattr__(self, "positions", Positions(self.positions))
 
     @contextmanager
@@ -177,6 +186,7 @@ class Interchange:
             DposcopeError: the models do not belong together, a part is not in them, a forward pass has a cache that
                 began outside, or embeddings in the place of tokens; or `source` takes values from `lm` itself.
         """
+        check_lm(lm)
         check_models(lm, self.source)
         source = shared(lm) if self.source.model is lm.model else self.source
         values: _Values = WeakKeyDictionary()

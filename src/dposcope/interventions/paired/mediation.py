@@ -24,10 +24,12 @@ from dposcope.errors import DposcopeError
 from dposcope.memory import halving_batches
 from dposcope.model.batches import Batch, batches
 from dposcope.model.frames import Frame
-from dposcope.model.generate import Continuation, Progress, check_written
+from dposcope.model.generate import Continuation, Progress, continuations_given
 from dposcope.model.hooks import Change, Site, hooked, mlp_input_sites, neuron_sites
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
+from dposcope.neurons.sets import NeuronSet
+from dposcope.processes.shared import check_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +62,13 @@ class Mediation:
             mask: `[L, d_mlp]`, bool: of these neurons only.
 
         Raises:
-            DposcopeError: none of them changes.
+            DposcopeError: none of them changes, or the mask does not fit.
         """
-        chosen = torch.ones_like(self.change, dtype=torch.bool) if mask is None else mask
+        chosen = torch.ones_like(self.change, dtype=torch.bool) if mask is None else NeuronSet(mask).mask
+        if chosen.shape != self.change.shape:
+            raise DposcopeError(
+                f"a mask of {list(chosen.shape)} neurons does not fit a mediation of {list(self.change.shape)}"
+            )
         total = float(self.change[chosen].sum())
         if total <= 0:
             raise DposcopeError("no neuron changes, so there is nothing to divide; give two models that differ")
@@ -113,7 +119,8 @@ def mediation(
         DposcopeError: the models do not belong together, or there is no text.
     """
     check_models(base, tuned)
-    check_written(written)
+    check_progress(progress)
+    written = continuations_given(written)
     if not written:
         raise DposcopeError("there is no text to read; give at least one")
     sums = Mediation(*(torch.zeros(base.n_blocks, base.d_mlp, dtype=torch.float64) for _ in range(3)))

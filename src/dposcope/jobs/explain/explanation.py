@@ -1,18 +1,21 @@
 """What tuning changed, as one value: contributions, groups, toxic neurons, the toxic subspace (paper 4, 5, E to J)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
+from dposcope.data.given.numbers import seed_of, whole
 from dposcope.data.short import short_repr
 from dposcope.data.texts import listed
 from dposcope.directions.direction import Direction, as_direction
-from dposcope.directions.judge import TokenJudge, WordListJudge
+from dposcope.directions.judge import TokenJudge, WordListJudge, check_judge
+from dposcope.directions.lens import check_count
 from dposcope.errors import DposcopeError
 from dposcope.model.generate import Progress
 from dposcope.model.language_model import LanguageModel
+from dposcope.model.tuned import check_models
 from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.contributions import Contributions, contributions
 from dposcope.neurons.folds import collect_by_fold
@@ -149,8 +152,14 @@ def explain(
     Raises:
         DposcopeError: the models do not belong together, or the direction does not fit.
     """
-    prompts = listed("prompts", prompts)
+    check_models(base, tuned)
+    prompts = listed("prompts", prompts, conversations=True)
     direction = as_direction(direction, base)
+    judge = judge or WordListJudge()
+    # What is wrong is told before both models write.
+    check_judge(judge)
+    toxic_sets, seed = _sizes(toxic_sets, base), seed_of(seed)
+    check_count(base, lens_tokens)
     parts = PARTS if len(prompts) >= PARTS else 0
     how: Any = {"new_tokens": new_tokens, "protocol": protocol, "batch_size": batch_size, "progress": progress}
     before, after = (collect_by_fold(lm, prompts, parts, **how) for lm in (base, tuned))
@@ -185,9 +194,7 @@ def explanation_of(
     `parts`: means of both models over parts of the prompts, for intervals.
     """
     judge = judge or WordListJudge()
-    sizes = tuple(sorted({min(size, base.n_neurons) for size in toxic_sets}))
-    if not sizes or sizes[0] < 1:
-        raise DposcopeError(f"toxic_sets {list(toxic_sets)} name no number of neurons; give such as 128 and 256")
+    sizes = _sizes(toxic_sets, base)
     subspace = svd_subspace(
         base, direction, vectors=min(SUBSPACE_VECTORS, base.n_neurons), axes=min(SUBSPACE_AXES, base.d_model)
     )
@@ -217,6 +224,17 @@ def explanation_of(
         alignment=alignment_signs(base, subspace, seed=seed),
         changes=change_signs(base, tuned, change, subspace, seed=seed),
     )
+
+
+def _sizes(toxic_sets: object, lm: LanguageModel) -> tuple[int, ...]:
+    """Sizes of the sets of toxic neurons, smallest first, none above the number of neurons."""
+    if not isinstance(toxic_sets, Iterable):
+        raise DposcopeError(f"toxic_sets {toxic_sets!r:.40} is no list; write the number in brackets: [256]")
+    given = [whole("toxic_sets: size", size) for size in cast(Iterable[object], toxic_sets)]
+    sizes = tuple(sorted({min(size, lm.n_neurons) for size in given}))
+    if not sizes or sizes[0] < 1:
+        raise DposcopeError(f"toxic_sets {given} name no number of neurons; give such as 128 and 256")
+    return sizes
 
 
 def _stable_sizes(neurons: int, rank: int) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """The paper's patches by name: the base model with some neurons set to their means after tuning (paper 3.3, 4, 5.2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from dposcope.data.given.numbers import whole
 from dposcope.data.short import short_repr
+from dposcope.errors import DposcopeError
 from dposcope.interventions.assign import Assign
-from dposcope.neurons.contributions import Contributions
+from dposcope.neurons.contributions import Contributions, check_change
 from dposcope.neurons.groups import Group, group_sets
 from dposcope.neurons.sets import NeuronSet
 
@@ -45,6 +48,7 @@ class Patch:
 
     def assign(self, contributions: Contributions) -> Assign:
         """m_i := m_i^post for these neurons, at the positions that predict."""
+        check_change(contributions)
         return Assign(contributions.after.mean, self.neurons)
 
 
@@ -59,6 +63,8 @@ def patches(
         seed: of the controls.
         controls: add patches of random neurons, as many as the four groups have: in total, and in each block.
     """
+    check_change(contributions)
+    _check_toxic(toxic)
     reducing = {
         group: neurons & contributions.reduces
         for group, neurons in group_sets(contributions.cosine, contributions.before.mean).items()
@@ -85,7 +91,12 @@ def patches(
     return [patch for patch in listed if len(patch.neurons)]
 
 
+def _check_toxic(given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise DposcopeError(f"toxic is a {type(given).__name__}; give a dictionary, such as {{'top 256': neurons}}")
+
+
 def _random(neurons: NeuronSet, seed: int, everything: NeuronSet) -> NeuronSet:
     """The same number of random neurons, in any block."""
-    stream = torch.Generator().manual_seed(seed)
+    stream = torch.Generator().manual_seed(whole("seed", seed))
     return everything.top(len(neurons), by=torch.rand(neurons.mask.shape, generator=stream, dtype=torch.float64))

@@ -6,9 +6,10 @@ tokenizer adds none: a prompt then begins as the template says, with one begin-o
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from dposcope.data.short import short_repr
+from dposcope.data.texts import check_text
 from dposcope.data.token_ids import token_ids
 from dposcope.errors import DposcopeError, first_line, is_memory
 from dposcope.protocols import check_choice
@@ -37,6 +38,11 @@ class Turn:
     content: str
 
     __repr__ = short_repr
+
+    def __post_init__(self) -> None:
+        """Refuse another role, and what is no text."""
+        check_choice("role", self.role, get_args(Role))
+        check_text("content", self.content)
 
 
 Prompt = str | tuple[Turn, ...]

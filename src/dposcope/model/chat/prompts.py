@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from dposcope.artefacts import text_digest
+from dposcope.data.texts import check_text
 from dposcope.data.token_ids import check_whole, token_ids
 from dposcope.errors import DposcopeError
 from dposcope.model.batches import check_cut, encode
 from dposcope.model.chat.asking import ChatMode, ChatOptions, Prompt
 from dposcope.model.chat.cut import Side, shortened
+from dposcope.model.checks.given import check_lm
 from dposcope.model.language_model import LanguageModel
 
 
@@ -37,11 +39,15 @@ def with_chat(
         DposcopeError: there is no template, or it fails; or a system prompt, a wrapper or a prefill is given that has
             no place.
     """
+    for name, text in (("system", system), ("wrap", wrap), ("prefill", prefill)):
+        if text is not None:
+            check_text(name, text)
     return asked_by(lm, ChatOptions(mode, system, wrap, prefill))
 
 
 def asked_by(lm: LanguageModel, options: ChatOptions) -> LanguageModel:
     """`with_chat` with options that are one value."""
+    check_lm(lm)
     return replace(lm, asking=options.asking(lm.tokenizer, name=lm.name))
 
 
@@ -83,6 +89,7 @@ def encode_prompts(
         DposcopeError: a prompt is too long to be read, or has no token; the template fails; or a conversation meets a
             model that is asked without a template.
     """
+    check_lm(lm)
     if lm.asking is None:
         return encode(lm, prompt_texts(lm, prompts), max_tokens=max_tokens, keep=keep)
     # A prompt is often given many times in a row, to be sampled.

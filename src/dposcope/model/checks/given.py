@@ -1,29 +1,33 @@
-"""Numbers and tensors as a caller gives them: of numpy and torch as well as of Python."""
+"""Models, tensors and lists of blocks as a caller gives them."""
 
-import operator
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from dposcope.data.given.numbers import whole
 from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
 
 
-def whole(name: str, value: Any) -> int:
-    """A whole number of Python, numpy or torch.
+def check_lm(given: object, name: str = "lm") -> None:
+    """Refuse what is no `LanguageModel`, such as a Hugging Face model without its tokenizer, or a model's name.
 
     Args:
+        given: what was given for it.
         name: of the argument, for the message.
-        value: what was given for it.
 
     Raises:
         DposcopeError: it is none.
     """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise DposcopeError(f"{name} {value!r:.40} is no whole number; give one, such as 1") from None
+    if isinstance(given, LanguageModel):
+        return
+    kind = type(given).__name__
+    if isinstance(given, nn.Module):
+        raise DposcopeError(f"{name} is a {kind} without a tokenizer; give dposcope.load(model, tokenizer)")
+    if isinstance(given, str):
+        raise DposcopeError(f"{name} is a name, and a model belongs here; give dposcope.load({given[:80]!r})")
+    raise DposcopeError(f"{name} is a {kind}, and a model belongs here; give what dposcope.load returns")
 
 
 def blocks_given(name: str, values: Any) -> list[int]:
@@ -39,22 +43,6 @@ def blocks_given(name: str, values: Any) -> list[int]:
     if not isinstance(values, Iterable):
         raise DposcopeError(f"{name} {values!r:.40} are no list of blocks; write the number in brackets: [0]")
     return [whole(f"{name}: block", value) for value in values]  # pyright: ignore[reportUnknownVariableType]
-
-
-def number(name: str, value: Any) -> float:
-    """A number of Python, numpy or torch.
-
-    Args:
-        name: of the argument, for the message.
-        value: what was given for it.
-
-    Raises:
-        DposcopeError: it is none.
-    """
-    if not isinstance(value, str):  # of which Python would read some
-        with suppress(TypeError, ValueError, RuntimeError):
-            return float(value)
-    raise DposcopeError(f"{name} {value!r:.40} is no number; give one, such as 1")
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dposcope.errors import DposcopeError
+from dposcope.model.language_model import LanguageModel
 
 
 def check_in_memory(model: object, tokenizer: object) -> None:
@@ -19,6 +20,8 @@ def check_in_memory(model: object, tokenizer: object) -> None:
             is no tokenizer.
     """
     kind = type(model).__name__
+    if isinstance(model, LanguageModel):
+        raise DposcopeError(f"{model.name} is loaded already; use it as it is")
     if not isinstance(model, nn.Module):
         raise DposcopeError(f"a {kind} is no model; give a name, a folder, or a Hugging Face model with its tokenizer")
     if _holds_adapter(model):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from dposcope.artefacts import text_digest
 from dposcope.data.short import short_repr
+from dposcope.data.texts import check_text
 from dposcope.errors import DposcopeError
 
 
@@ -155,8 +156,18 @@ def register_layout(model_type: str, layout: Layout) -> None:
     Args:
         model_type: as in `model.config.model_type`.
         layout: the paths.
+
+    Raises:
+        DposcopeError: these are no paths.
     """
+    check_text("model_type", model_type)
+    _check_layout(layout)
     _LAYOUTS[model_type] = layout
+
+
+def _check_layout(given: object) -> None:
+    if not isinstance(given, Layout):
+        raise DposcopeError(f"layout is a {type(given).__name__}; give dposcope.Layout(blocks=…, mlp_out=…, …)")
 
 
 def expect_layout(model_type: str | None) -> None:

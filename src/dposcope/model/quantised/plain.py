@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.devices.copies import copied_model
 from dposcope.model.hooks import is_hooked
 from dposcope.model.language_model import LanguageModel
@@ -25,6 +26,7 @@ def dequantised(lm: LanguageModel) -> LanguageModel:
     Raises:
         DposcopeError: an intervention is on the model, or it is not quantised.
     """
+    check_lm(lm)
     if is_hooked(lm):
         raise DposcopeError("an intervention is on this model and a copy would keep its hooks; leave the `with` first")
     if not lm.quantised:

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dposcope.data.given.numbers import seed_of, whole
 from dposcope.data.masking import mask_offensive
 from dposcope.data.short import short_repr
+from dposcope.data.texts import check_text
 from dposcope.data.token_ids import TokenStream, agreed, continued_ids, is_short, settled, token_ids
 from dposcope.errors import DposcopeError, plural
 from dposcope.model.chat.asking import Prompt
 from dposcope.model.chat.prompts import adds_special, encode_prompts, prompt_texts
+from dposcope.model.checks.given import check_lm
 from dposcope.model.checks.tokens import check_ids
 from dposcope.model.language_model import LanguageModel
 from dposcope.pairs.harmless import HarmlessTexts
-from dposcope.pairs.pairs import Pairs
+from dposcope.pairs.pairs import Pairs, check_given
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def tokenise(
     Raises:
         DposcopeError: a completion has no token, a limit is below 1, or the model's context is too short.
     """
-    if min(max_prompt_tokens, max_completion_tokens) < 1:
+    check_lm(lm)
+    check_given(pairs)
+    if min(whole("max_prompt_tokens", max_prompt_tokens), whole("max_completion_tokens", max_completion_tokens)) < 1:
         raise DposcopeError(
             f"{max_prompt_tokens} tokens of prompt and {max_completion_tokens} of completion leave nothing to learn; "
             "give 1 or more of each"
@@ -148,7 +153,11 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
     Raises:
         DposcopeError: the text is shorter than one window, or a window holds nothing to predict.
     """
-    if length < 2:
+    check_lm(lm)
+    check_text("text", text)
+    if whole("count", count) < 0:
+        raise DposcopeError(f"{count} windows cannot be drawn; give 0 or more")
+    if whole("length", length) < 2:
         raise DposcopeError(f"windows of {plural(length, 'token')} hold nothing to predict; give 2 or more")
     ids = TokenStream(lm.tokenizer, text).whole()
     begin = lm.tokenizer.bos_token_id
@@ -159,7 +168,7 @@ def neutral_windows(lm: LanguageModel, text: str, *, count: int, length: int = 1
         raise DposcopeError(
             f"the neutral text has {len(ids):,} tokens, fewer than a window of {room}; use a longer text"
         )
-    starts = np.random.default_rng(seed).integers(0, len(ids) - room + 1, size=count)
+    starts = np.random.default_rng(seed_of(seed)).integers(0, len(ids) - room + 1, size=count)
     return [Example((*head, *ids[start : start + room].tolist())) for start in starts.tolist()]
 
 
