@@ -372,6 +372,50 @@ VALUE_CASES: dict[str, tuple[Any, str]] = {
         lambda: ds.LanguageModel(_LM.model, "gpt2"),
         "tokenizer is a str; give one that transformers",
     ),
+    "a choice as an array": (
+        lambda: replace(_MATERIALS, protocol=np.array(["strict"])),
+        "protocol .* is unknown; choose",
+    ),
+    "tables as arrays": (lambda: replace(_CHANGE, cosine=_GAINS.numpy()), "cosine are a ndarray and no tensor"),
+    "tables of no means": (lambda: replace(_CHANGE, before=_GAINS), "before is a Tensor; give the NeuronMeans"),
+    "a list of outcomes": (lambda: ds.summarise([1], protocol="strict", model="x"), "there is no condition 'none'"),
+    "folds below 0": (
+        lambda: ds.ActivationAccumulator.of(_LM, folds=-1),
+        "there are no sums of 3 blocks, 24 neurons and",
+    ),
+    "no objective": (
+        lambda: ds.all_weights(_LM, 0.1).__enter__(),
+        r"objective is a float; give dposcope.Objective\(…\)",
+    ),
+    "no objective of gains": (lambda: ds.neuron_gains(_LM, None).__enter__(), "objective is a NoneType; give dposcope"),
+    "no settings": (lambda: ds.perturbed_continuations(_LM, ["a"], _VECTOR, 0.1), "settings is a float; give dposcope"),
+    "a first row": (
+        lambda: ds.perturbed_continuations(_LM, ["a"], _VECTOR, first_row="1"),
+        "first_row '1' is no whole",
+    ),
+    "no losses": (lambda: ds.relevance(_LM, [_ONE] * 2, own=[1.0]), "own is a list; give what continuation_losses"),
+    "texts to read after": (lambda: ds.continuation_losses(_LM, [_ONE], after=["a"]), "after: token 'a' is no whole"),
+    "no lengths": (lambda: ds.prompted(None).__enter__(), "lengths are a NoneType; give one for each row of the batch"),
+    "a list for a judge": (lambda: ds.explain(_LM, _LM, _VECTOR, TEXTS, judge=[]), "a list is no judge; give what"),
+    "no labels to train on": (
+        lambda: ds.TrainedScorer.fit(TEXTS, None, seed=0),
+        "labels is a NoneType; give one label",
+    ),
+    "half a block": (lambda: ds.NeuronSet.empty(2.5, 3), "n_blocks 2.5 is no whole number"),
+    "gains of half a neuron": (lambda: ds.Gains.ones(2, 3.5), "d_mlp 3.5 is no whole number"),
+    "sources as a list": (lambda: ds.Family([1], _VECTOR, 3), "sources is a list; give a dictionary, such as"),
+    "tuples for pairs": (
+        lambda: ds.Pairs.of([("a", "b", "c")]),
+        r"a tuple is no pair; give dposcope.Pair\(prompt, preferred, dispreferred\)",
+    ),
+    "scorers as a list": (
+        lambda: ds.Materials(TEXTS, _PASSAGES, "a", _SCORER, further=[_SCORER]),
+        "further is a list; give a dictionary, such as",
+    ),
+    "log-probabilities as arrays": (
+        lambda: ds.dpo_terms(*[np.zeros(4)] * 4, beta=0.1),
+        "log-probabilities are a ndarray and no tensor",
+    ),
     "a fold that is not there": (
         lambda: _recorded().value(fold=0),
         "there is no fold 0 among 0; they are counted from",

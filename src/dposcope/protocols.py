@@ -34,11 +34,11 @@ def check_protocol(protocol: str) -> None:
     check_choice("protocol", protocol, ("strict", "reference"))
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a value that is none of the choices.
 
     Raises:
         DposcopeError: the message lists them.
     """
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise DposcopeError(f"{name} {value!r} is unknown; choose from {', '.join(choices)}")

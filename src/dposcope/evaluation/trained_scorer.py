@@ -246,6 +246,8 @@ def with_trained(first: Scorer, comments: Comments, *, seed: int) -> Scorer:
 
 def _distinct(texts: Sequence[str], labels: Sequence[int] | NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
     """The distinct (text, label) rows without blank texts, in order of first occurrence."""
+    if not hasattr(labels, "__len__"):
+        raise DposcopeError(f"labels is a {type(labels).__name__}; give one label per text")
     if len(texts) != len(labels):
         raise DposcopeError(f"{plural(len(texts), 'text')} and {plural(len(labels), 'label')}; give one label per text")
     # A NaN label is not in {0, 1} either.

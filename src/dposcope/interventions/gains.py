@@ -53,7 +53,7 @@ class Gains:
     @classmethod
     def ones(cls, n_blocks: int, d_mlp: int) -> "Gains":
         """Gains of 1 for all neurons."""
-        return cls(torch.ones(n_blocks, d_mlp))
+        return cls(torch.ones(whole("n_blocks", n_blocks), whole("d_mlp", d_mlp)))
 
     @property
     def touched(self) -> NeuronSet:

@@ -12,6 +12,7 @@ from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction, vector_of
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_lm
 from dposcope.model.frames import Frame, Positions
 from dposcope.model.hooks import Applied, Change, Site, hooked, mlp_sites, residual_site
 from dposcope.model.language_model import LanguageModel
@@ -52,6 +53,7 @@ class Steer:
 
     def changes(self, lm: LanguageModel) -> list[tuple[Site, Change]]:
         """Its hook."""
+        check_lm(lm)
         vector = vector_of(self.vector, lm)
         if not -lm.n_blocks <= self.block < lm.n_blocks:
             raise DposcopeError(f"block {self.block} is outside a model of {lm.n_blocks} blocks")

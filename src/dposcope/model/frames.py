@@ -6,7 +6,7 @@ the result the same in every case.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -78,14 +78,20 @@ def prompted(
     Raises:
         DposcopeError: there is not one length for each row.
     """
-    lengths = torch.as_tensor(lengths)
-    if lengths.ndim != 1:
-        raise DposcopeError(f"lengths have shape {list(lengths.shape)}; give one for each row of the batch, [B]")
+    with suppress(TypeError, ValueError, RuntimeError):
+        lengths = torch.as_tensor(lengths)
+    _check_lengths(lengths)
     token = _prompted.set(Prompted(lengths, running, fresh, rows))
     try:
         yield
     finally:
         _prompted.reset(token)
+
+
+def _check_lengths(given: object) -> None:
+    if not isinstance(given, Tensor) or given.ndim != 1:
+        what = f"have shape {list(given.shape)}" if isinstance(given, Tensor) else f"are a {type(given).__name__}"
+        raise DposcopeError(f"lengths {what}; give one for each row of the batch, [B]")
 
 
 @dataclass(frozen=True, eq=False)

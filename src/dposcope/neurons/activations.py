@@ -165,6 +165,8 @@ class ActivationAccumulator:
     def __init__(
         self, n_blocks: int, d_mlp: int, *, folds: int = 0, experts: int | None = None, here: Tensor | None = None
     ) -> None:
+        if whole("n_blocks", n_blocks) < 0 or whole("d_mlp", d_mlp) < 0 or whole("folds", folds) < 0:
+            raise DposcopeError(f"there are no sums of {n_blocks} blocks, {d_mlp} neurons and {folds} folds")
         self.folds = folds
         self._here = here
         self._routed = None if experts is None else RoutedSums(n_blocks, d_mlp, folds=folds, experts=experts)

@@ -15,7 +15,7 @@ from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, vector_of
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import check_lm
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.language_model import LanguageModel
 from dposcope.model.tuned import check_models
 from dposcope.neurons.activations import MeansFacts, NeuronMeans, check_means
@@ -86,9 +86,11 @@ class Contributions(ToPandas):
     def __post_init__(self) -> None:
         """Normalise types; check that shapes fit and that no value is NaN."""
         for name in _TABLES:
+            check_tensor(name, getattr(self, name))
             object.__setattr__(self, name, _exact(getattr(self, name)))
         for name in ("before", "after"):
             means: NeuronMeans = getattr(self, name)
+            check_means(means, name)
             exact = replace(means, mean=_exact(means.mean), second_moment=_exact(means.second_moment))
             object.__setattr__(self, name, exact)
         tables = self._tensors()

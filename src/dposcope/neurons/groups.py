@@ -17,7 +17,7 @@ from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.directions.direction import Direction, as_direction
 from dposcope.errors import DposcopeError
-from dposcope.model.checks.given import check_tensor
+from dposcope.model.checks.given import check_lm, check_tensor
 from dposcope.model.language_model import LanguageModel
 from dposcope.neurons.sets import NeuronSet
 
@@ -48,6 +48,7 @@ def cosines(lm: LanguageModel, direction: Direction | Tensor) -> Tensor:
     Raises:
         DposcopeError: W has another width, or norm zero.
     """
+    check_lm(lm)
     unit = as_direction(direction, lm).unit
     rows: list[Tensor] = []
     for block in range(lm.n_blocks):
@@ -61,6 +62,7 @@ def cosines(lm: LanguageModel, direction: Direction | Tensor) -> Tensor:
 @torch.no_grad()
 def projections(lm: LanguageModel, direction: Direction | Tensor) -> Tensor:
     """v_i·W / |W| of every value vector, `[L, d_mlp]`, float64 on the CPU: the weight of m_i in Eq. 2."""
+    check_lm(lm)
     unit = as_direction(direction, lm).unit
     rows: list[Tensor] = []
     for block in range(lm.n_blocks):

@@ -34,12 +34,12 @@ class NeuronSet:
     @classmethod
     def empty(cls, n_blocks: int, d_mlp: int) -> "NeuronSet":
         """No neuron."""
-        return cls(torch.zeros(n_blocks, d_mlp, dtype=torch.bool))
+        return cls(torch.zeros(whole("n_blocks", n_blocks), whole("d_mlp", d_mlp), dtype=torch.bool))
 
     @classmethod
     def all(cls, n_blocks: int, d_mlp: int) -> "NeuronSet":
         """Every neuron of a model whose blocks are alike."""
-        return cls(torch.ones(n_blocks, d_mlp, dtype=torch.bool))
+        return cls(torch.ones(whole("n_blocks", n_blocks), whole("d_mlp", d_mlp), dtype=torch.bool))
 
     @classmethod
     def of(cls, lm: LanguageModel) -> "NeuronSet":

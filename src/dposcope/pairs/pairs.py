@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -166,8 +166,12 @@ class Pairs:
         dropped: Dropped = Dropped(),
         whole: bool = False,
     ) -> "Pairs":
-        """From single pairs."""
-        rows = list(pairs)
+        """From single pairs.
+
+        Raises:
+            DposcopeError: something else is among them.
+        """
+        rows = _listed(pairs)
         return cls(
             tuple(pair.prompt for pair in rows),
             tuple(pair.preferred for pair in rows),
@@ -284,6 +288,16 @@ class Pairs:
             before=tuple(self.before[row] for row in order) if self.before else (),
             whole=self.whole,
         )
+
+
+def _listed(given: object) -> list[Pair]:
+    rows = [*cast(Iterable[object], given)] if isinstance(given, Iterable) else [given]
+    for one in rows:
+        if not isinstance(one, Pair):
+            raise DposcopeError(
+                f"a {type(one).__name__} is no pair; give dposcope.Pair(prompt, preferred, dispreferred)"
+            )
+    return cast(list[Pair], rows)
 
 
 def check_given(given: object, name: str = "pairs") -> None:

@@ -141,6 +141,8 @@ def perturbed_continuations(
     check_lm(lm)
     check_progress(progress)
     prompts = listed("prompts", prompts, conversations=True)
+    _check_settings(settings)
+    first_row = whole("first_row", first_row)
     check_keys_and_values(lm.model)
     if whole("new_tokens", new_tokens) < 1:
         raise DposcopeError(f"new_tokens {new_tokens} is below 1; give a positive number")
@@ -181,6 +183,11 @@ def perturbed_continuations(
                 progress(done, len(encoded))
     texts = lm.decode(written)
     return [Continuation(p, c, t) for p, c, t in zip(encoded, written, texts, strict=True)]
+
+
+def _check_settings(given: object) -> None:
+    if not isinstance(given, Perturbation):
+        raise DposcopeError(f"settings is a {type(given).__name__}; give dposcope.Perturbation(…)")
 
 
 def _write(steps: "_Steps", draw: "_Draw | None", new_tokens: int) -> list[list[int]]:

@@ -74,6 +74,7 @@ class Family:
 
     def __post_init__(self) -> None:
         """Refuse a family without members."""
+        _check_sources(self.sources)
         object.__setattr__(self, "n_blocks", whole("n_blocks", self.n_blocks))
         if not self.sources and not self.ablates:
             raise DposcopeError("there is nothing to search: no source of gains and no ablation")
@@ -120,6 +121,11 @@ class Family:
         if self.ablates:
             points.append(Point(NO_GAINS, 0.0, 0.0, 1.0))
         return points
+
+
+def _check_sources(given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise DposcopeError(f"sources is a {type(given).__name__}; give a dictionary, such as {{'learned': source}}")
 
 
 def _tilted(gains: Gains, tilt: float) -> Gains:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
+from dposcope.model.checks.given import check_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,8 @@ def dpo_terms(
     Raises:
         DposcopeError: shapes differ.
     """
+    for one in (preferred, dispreferred, reference_preferred, reference_dispreferred):
+        check_tensor("log-probabilities", one)
     shapes = [list(one.shape) for one in (preferred, dispreferred, reference_preferred, reference_dispreferred)]
     if any(shape != shapes[0] for shape in shapes):
         raise DposcopeError(f"log-probabilities have shapes {shapes}; give one number per pair, four times")

@@ -91,7 +91,7 @@ def all_weights(
     Raises:
         DposcopeError: the model is in training mode or quantised, or an intervention is on it.
     """
-    _check_mode(lm)
+    _check_mode(lm, objective)
     _check_bare(lm)
     check_trainable(lm)
     kept = lm.dtype
@@ -161,8 +161,10 @@ def _embedding_gradient_in_rows(model: PreTrainedModel) -> Generator[None]:
         embedding.sparse = False
 
 
-def _check_mode(lm: LanguageModel) -> None:
+def _check_mode(lm: LanguageModel, objective: object) -> None:
     check_lm(lm)
+    if not isinstance(objective, Objective):
+        raise DposcopeError(f"objective is a {type(objective).__name__}; give dposcope.Objective(…)")
     if lm.model.training:
         raise DposcopeError("the model is in training mode, where dropout makes rewards random; call model.eval()")
 
@@ -233,7 +235,7 @@ def low_rank(
         DposcopeError: `peft` is missing, the model is in training mode, an intervention is on it, or only one
             of teacher and teacher weight is given.
     """
-    _check_mode(lm)
+    _check_mode(lm, objective)
     teacher_arm = _teacher_arm(teacher, objective)
     _check_bare(lm)
     check_adaptable(lm)
@@ -351,7 +353,7 @@ def neuron_gains(
         DposcopeError: the model is in training mode, `start` or `among` does not fit it, `start` acts at some positions
             only, μ is negative, or 1 or more, or only one of teacher and teacher weight is given.
     """
-    _check_mode(lm)
+    _check_mode(lm, objective)
     teacher_arm = _teacher_arm(teacher, objective)
     sparsity = number("sparsity", sparsity)
     if not 0 <= sparsity < 1:

@@ -8,6 +8,7 @@ from dposcope.artefacts import text_digest
 from dposcope.data.corpus import Passages, check_passages
 from dposcope.data.short import short_repr
 from dposcope.data.texts import check_text, listed
+from dposcope.errors import DposcopeError
 from dposcope.evaluation.sampled.ideal import Ideal
 from dposcope.evaluation.scorer import Scorer, check_scorer
 from dposcope.model.checks.given import check_lm
@@ -57,6 +58,7 @@ class Materials:
         check_passages(self.passages)
         check_text("neutral", self.neutral)
         check_protocol(self.protocol)
+        _check_further(self.further)
         judge = {} if self.judge is None else {"judge": self.judge}
         for name, scorer in {"scorer": self.scorer, **judge, **self.further}.items():
             check_scorer(scorer, name)
@@ -78,3 +80,8 @@ class Materials:
             "passages": text_digest(*self.passages.prompts, *self.passages.golds),
             "neutral": text_digest(self.neutral),
         }
+
+
+def _check_further(given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise DposcopeError(f"further is a {type(given).__name__}; give a dictionary, such as {{'mood': scorer}}")

@@ -252,7 +252,7 @@ def summarise(
     Raises:
         DposcopeError: `none` is missing, or conditions are not measured on the same items.
     """
-    if BASE not in outcomes:
+    if not isinstance(outcomes, Mapping) or BASE not in outcomes:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DposcopeError(
             f"there is no condition {BASE!r}, the plain model, which all others are compared with; add "
             "measure(lm, None, materials) under that name"

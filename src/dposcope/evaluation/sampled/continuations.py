@@ -56,7 +56,9 @@ def continuation_losses(
     written = continuations_given(written)
     if whole("chunk", chunk) < 1:
         raise DposcopeError(f"chunk {chunk} is below 1; give a positive number")
-    prompts = [one.prompt_ids for one in written] if after is None else after
+    prompts = [one.prompt_ids for one in written]
+    if after is not None:
+        prompts = [[whole("after: token", token) for token in ids] for ids in after]
     if len(prompts) != len(written):
         raise DposcopeError(f"there are {len(prompts)} prompts for {len(written)} texts; give one each")
     if not all(prompts):
@@ -153,6 +155,7 @@ def relevance(
     check_lm(lm)
     check_progress(progress)
     written = continuations_given(written)
+    _check_own(own)
     if len(written) < 2:
         raise DposcopeError("relevance compares a text's prompt with another one's; give at least two texts")
     others = [_other_prompt(written, row) for row in range(len(written))]
@@ -170,6 +173,11 @@ def relevance(
         own = continuation_losses(lm, written, batch_size=batch_size, progress=first)
     other = continuation_losses(lm, written, after=others, batch_size=batch_size, progress=last)
     return Relevance(other.nll - own.nll, own.tokens)
+
+
+def _check_own(given: object) -> None:
+    if given is not None and not isinstance(given, WindowLosses):
+        raise DposcopeError(f"own is a {type(given).__name__}; give what continuation_losses returned, or leave it out")
 
 
 def _other_prompt(written: Sequence[Continuation], row: int) -> list[int]:

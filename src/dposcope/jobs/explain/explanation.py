@@ -155,7 +155,7 @@ def explain(
     check_models(base, tuned)
     prompts = listed("prompts", prompts, conversations=True)
     direction = as_direction(direction, base)
-    judge = judge or WordListJudge()
+    judge = WordListJudge() if judge is None else judge
     # What is wrong is told before both models write.
     check_judge(judge)
     toxic_sets, seed = _sizes(toxic_sets, base), seed_of(seed)
