@@ -146,8 +146,7 @@ def select_fraction(
     Raises:
         DposcopeError: β or the percentile is out of range, or the ranking unknown.
     """
-    beta = number("beta", beta)
-    if not 0 <= beta <= 1:
+    if not 0 <= number("beta", beta) <= 1:
         raise DposcopeError(f"beta {beta} is outside [0, 1]; it is the fraction of each neuron group to edit")
     if ranking != "random" and ranking not in _RANKINGS:
         raise DposcopeError(f"no ranking {ranking!r}; choose from {', '.join([*_RANKINGS, 'random'])}")
