@@ -49,6 +49,26 @@ def test_the_soft_cap_bends_logits_and_keeps_ranks(gemma2):
     assert bent[0] < 0.9 * free.top_logits[0]
 
 
+@pytest.mark.parametrize("cap", [0.05, 1.5])
+def test_the_soft_cap_keeps_ranks_in_half_precision(gemma2, cap):
+    """Of capped logits in bfloat16, many would be equal."""
+    own = copied(gemma2)
+    own.model.to(torch.bfloat16)
+    own.model.config.final_logit_softcapping = cap
+    seen = 0
+    for x in vectors(own, 30):
+        one = lens(own, x, k=8)[0]
+        for tokens, logits, side in ((one.top, one.top_logits, x), (one.bottom, one.bottom_logits, -x)):
+            with torch.no_grad():
+                free = own.model.lm_head(own.model.model.norm(side.to(torch.bfloat16).view(1, 1, -1)))[0, 0].float()
+            highest = free.sort(descending=True).values[:9].tolist()
+            if len(set(highest)) == 9:  # else the product itself has equal ones
+                seen += 1
+                assert tokens == ranked(own, free, 8)
+                assert logits == pytest.approx([cap * math.tanh(value / cap) for value in highest[:8]], rel=1e-6)
+    assert seen > 10, "hardly tested"
+
+
 def test_a_norm_with_a_bias_has_a_bottom_of_its_own(gpt2):
     """GPT-2's final norm adds a bias, so the lens of −x is more than the lowest logits of x."""
     x = random_direction(gpt2) * 0.5

@@ -11,6 +11,7 @@ from dposcope.data.token_ids import token_texts
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
 from dposcope.model.checks.given import check_lm, check_tensor
+from dposcope.model.head.logits import top_logits
 from dposcope.model.language_model import LanguageModel
 
 
@@ -61,13 +62,13 @@ def lens(lm: LanguageModel, vectors: Direction | Tensor, *, k: int = 10) -> list
                 f"a vector holds NaN or infinity in {str(lm.dtype).removeprefix('torch.')}, and promotes no token; "
                 "leave it out, or make it shorter"
             )
-        upper = lm.unembed(lm.normed(x)).float().topk(k)
-        lower = lm.unembed(lm.normed(-x)).float().topk(k)
+        upper = top_logits(lm.model, lm.normed(x), k)
+        lower = top_logits(lm.model, lm.normed(-x), k)
         for row in range(len(part)):
             result.append(
                 Lens(
-                    _decode(lm, upper.indices[row]),
-                    _decode(lm, lower.indices[row]),
+                    _decode(lm, upper.tokens[row]),
+                    _decode(lm, lower.tokens[row]),
                     upper.values[row].tolist(),
                     lower.values[row].tolist(),
                 )

@@ -1,9 +1,12 @@
 """The way from the last block to logits: final norm, transform, unembedding, factor and soft-cap."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
 from dposcope.model.layout.blocks import submodule
 from dposcope.model.layout.config import stored
@@ -69,9 +72,34 @@ def unembedding(model: PreTrainedModel) -> nn.Module:
 def unembed(model: PreTrainedModel, normed: Tensor) -> Tensor:
     """Logits of final-norm outputs `[…, d]` → `[…, vocabulary]`, in the model's dtype, with its scale and soft-cap; on
     the device of the unembedding."""
+    return scaled_and_capped(_bare(model, normed), logit_scale(model), logit_softcap(model))
+
+
+@dataclass(frozen=True, eq=False)
+class TopLogits:
+    """The largest logits of each row, the largest first."""
+
+    values: Tensor
+    """`[…, k]`, float32, with the model's scale and soft-cap."""
+    tokens: Tensor
+    """`[…, k]`, int64."""
+
+    __repr__ = short_repr
+
+
+def top_logits(model: PreTrainedModel, normed: Tensor, k: int) -> TopLogits:
+    """The k largest logits of final-norm outputs `[…, d]`, ranked before the soft-cap.
+
+    A soft-cap keeps ranks, but in half precision it gives many large logits one value.
+    """
+    found = _bare(model, normed).float().topk(k)
+    return TopLogits(scaled_and_capped(found.values, logit_scale(model), logit_softcap(model)), found.indices)
+
+
+def _bare(model: PreTrainedModel, normed: Tensor) -> Tensor:
+    """Logits before scale and soft-cap."""
     head, read = unembedding(model), transformed(model, normed)
-    logits: Tensor = head(read.to(device_of_module(head) or read.device))
-    return scaled_and_capped(logits, logit_scale(model), logit_softcap(model))
+    return head(read.to(device_of_module(head) or read.device))
 
 
 def scaled_and_capped(logits: Tensor, scale: float, cap: float | None) -> Tensor:
