@@ -242,6 +242,33 @@ def _validation_is_naive(lm: LanguageModel, folder: Path, *, micro: int | None) 
     assert {name: logged(done, f"eval_{name}")[-1] for name in expected} == pytest.approx(expected, rel=2e-5, abs=2e-6)
 
 
+@torch.no_grad()
+def published_kl(tuned: LanguageModel, base: LanguageModel, pairs: list[Example], at_once: int) -> float:
+    """SPEC 6, reference: the KL of both rows of a pair, averaged over all positions, padding to the longest row of a
+    batch among them; the mean over pairs."""
+    found = []
+    for start in range(0, len(pairs), at_once):
+        texts = [[*one.prompt, *completion] for one in pairs[start : start + at_once] for completion in one.completions]
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[base.pad_id] * (width - len(text))] for text in texts])
+        new, old = (one.model(input_ids=ids, use_cache=False).logits.double().log_softmax(-1) for one in (tuned, base))
+        rows = (old.exp() * (old - new)).sum(-1).mean(1).tolist()
+        found += [a + b for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    return sum(found) / len(found)
+
+
+def test_the_reference_protocol_validates_in_batches_of_their_own(llama, tmp_path):
+    """Whatever the micro-batch: the paper reads 8 at a time."""
+    whole = material(llama)
+    given = replace(whole, validation=whole.validation[:5])
+    objective = Objective(kl_weight=0.05, protocol="reference")
+    sizes = {"micro_batch_size": 1, "validation_batch_size": 4}
+    done = run(llama, "full", tmp_path, objective=objective, given=given, steps=4, save=False, **sizes)
+    together, apart = (published_kl(done.lm, llama, list(given.validation), at_once) for at_once in (4, 1))
+    assert logged(done, "eval_kl")[-1] == pytest.approx(together, rel=2e-5)
+    assert together != pytest.approx(apart, rel=1e-2)
+
+
 def test_the_neutral_kl_is_that_of_its_windows(llama, tmp_path):
     objective = Objective(kl_weight=0.5, kl_on="neutral")
     whole = material(llama)

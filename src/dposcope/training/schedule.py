@@ -32,6 +32,9 @@ class Schedule:
     """Pairs per step."""
     micro_batch_size: int | None = None
     """Pairs in memory at a time, a divisor of `batch_size`; None: all of them."""
+    validation_batch_size: int | None = None
+    """Pairs in memory at a time in validation; None: as many as of training. The loss does not depend on it, but by the
+    reference protocol, whose KL is averaged over the padding of a batch, and where a batch draws windows."""
     steps: int = 100
     """Optimiser steps in all."""
     max_grad_norm: float | None = None
@@ -66,12 +69,20 @@ class Schedule:
                 f"a batch of {self.batch_size} pairs cannot be divided into micro-batches of {self.micro_batch_size}; "
                 "choose a divisor for --micro-batch-size"
             )
+        at_once = self.validation_batch_size
+        if at_once is not None and whole("validation_batch_size", at_once) < 1:
+            raise DposcopeError(f"{at_once} pairs at a time validate nothing; give 1 or more")
         if not number("learning_rate", self.learning_rate) > 0:
             raise DposcopeError(f"a learning rate of {self.learning_rate} trains nothing; give one above 0")
         for part in ("learning_rate", "max_grad_norm"):
             size = getattr(self, part)
             if size is not None and not math.isfinite(number(part, size)):
                 raise DposcopeError(f"{part} {size} is no finite number; give one")
+
+    @property
+    def validated_at_once(self) -> int:
+        """Pairs in memory at a time in validation."""
+        return self.validation_batch_size or self.micro_batch_size or self.batch_size
 
 
 def examples_seen(steps: int, *, pairs: int, batch_size: int) -> int:

@@ -131,7 +131,7 @@ def train_policy(
         output_dir=str(folder),
         # The pairs of all processes together: each process iterates over all of them and takes its share.
         per_device_train_batch_size=sharing.pairs_at_once,
-        per_device_eval_batch_size=sharing.micro,
+        per_device_eval_batch_size=schedule.validated_at_once,
         gradient_accumulation_steps=sharing.rounds,
         max_steps=schedule.steps,
         learning_rate=schedule.learning_rate,

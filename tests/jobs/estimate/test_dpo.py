@@ -26,7 +26,7 @@ GIVEN = {
     "batch_size": 4, "micro_batch_size": 2, "warmup_steps": 2, "validation": 6, "validate_every": 16,
     "window_tokens": 12, "window_pool": 9, "device": "cpu", "dtype": "float32",
 }  # fmt: skip
-SCHEDULE = SimpleNamespace(micro_batch_size=2, batch_size=4, windows_per_batch=1)
+SCHEDULE = SimpleNamespace(micro_batch_size=2, batch_size=4, validated_at_once=2, windows_per_batch=1)
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,9 @@ class DpoSettings(LoadSettings, ChatSettings):
     preset: Annotated[Literal["best", "paper"], Parameter(group=_TRAINING)] = Field(
         default="best",
         description="best: the defaults below; paper: RMSprop 1e-5, 150 warm-up steps (at most a fifth of all steps), "
-        "batch 1 × 4, gradient norm 10, 5 epochs, λ by model family, KL on the pairs, 64 validation pairs every 100 "
-        "examples, patience 30 (Table 9), no --max-examples; lora and gains keep their own learning rate, because "
-        "gains learn nothing at 1e-5. Options that you give have priority.",
+        "batch 1 × 4, gradient norm 10, 5 epochs, λ by model family, KL on the pairs, 64 validation pairs (8 at a "
+        "time) every 100 examples, patience 30 (Table 9), no --max-examples; lora and gains keep their own learning "
+        "rate, because gains learn nothing at 1e-5. Options that you give have priority.",
     )
     beta: Annotated[SomeStrength, Parameter(group=_LOSS)] = Field(
         default=0.1, description="β of DPO: how strongly the model is held near its base (paper: 0.1)."
@@ -396,6 +396,7 @@ class DpoSettings(LoadSettings, ChatSettings):
             decay=self.decay,
             batch_size=batch,
             micro_batch_size=micro,
+            validation_batch_size=8 if paper else None,
             steps=steps,
             max_grad_norm=norm if self.max_grad_norm is None else self.max_grad_norm,
             validate_every=max(1, min(steps, round(self.validate_every / batch))),

@@ -246,7 +246,7 @@ def _training(
     tokens = seen * texts.train.tokens / pairs + windows
     predicted = seen * texts.predicted + windows
     checks = math.ceil(steps / schedule.validate_every)  # the last step is always followed by one
-    its_batches = checks * math.ceil(len(texts.validation) / micro)
+    its_batches = checks * math.ceil(len(texts.validation) / schedule.validated_at_once)
     checked = checks * texts.validation.tokens + its_batches * count * window
     its_predicted = checks * len(texts.validation) * texts.predicted + its_batches * count * window
     # Models that read along: the reference, unless its states are on disk, and a teacher.
@@ -275,6 +275,11 @@ def _training(
         operations=(1 + beside) * 2.0 * (size.body * checked + size.unembedding * its_predicted) / READING,
         bytes=its_batches * (1 + beside) * weights,
         blocks=float(its_batches * (1 + beside) * size.blocks),
+        held=Memory(
+            0.0,
+            activations=schedule.validated_at_once * texts.train.longest * size.activation_bytes(running.itemsize),
+            logits=16.0 * min(LOGITS_AT_ONCE, size.vocabulary * schedule.validated_at_once * texts.predicted),
+        ),
     )
     stepping = Passes(held=Memory(0.0, training=_while_stepping(running, settings, kind, on_cpu=on_cpu)))
     copies = 3 if schedule.patience is not None else 2

@@ -58,6 +58,8 @@ def test_validation_is_read_in_batches_that_fit_the_memory():
     """As the trainer does: by the micro-batch, where there is one."""
     training = replace(GAINS_TRAINING, schedule=replace(GAINS_TRAINING.schedule, micro_batch_size=2))
     assert ("batch size in evaluation", "2", "8") in training_table("m", training).rows
+    papers = replace(training, schedule=replace(training.schedule, validation_batch_size=8))
+    assert ("batch size in evaluation", "8", "8") in training_table("m", papers).rows
 
 
 def test_a_probe_stands_beside_the_majority():

@@ -44,7 +44,7 @@ def training_table(model: str, training: TrainingRecord) -> Table:
         "batch size": schedule.batch_size,
         "gradient norm at most": schedule.max_grad_norm,
         "patience": schedule.patience,
-        "batch size in evaluation": schedule.micro_batch_size or schedule.batch_size,
+        "batch size in evaluation": schedule.validated_at_once,
         "input tokens at most": prompt + new,
         "prompt tokens at most": prompt,
         "new tokens at most": new,
