@@ -18,9 +18,9 @@ def naive_strict(lm, text: str, block: int, cut: int = 128) -> torch.Tensor:
 
 @torch.no_grad()
 def naive_reference(lm, text: str) -> torch.Tensor:
-    """Rows `[128, d]`: hidden_states[-1] of one text, padded on the left, mask given, nothing left out."""
+    """Rows `[128, d]`: hidden_states[-1] of one text, <eos> on its left, mask given, nothing left out."""
     ids = token_ids(lm, text)
-    pad = lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id
+    pad = lm.tokenizer.eos_token_id
     missing = 128 - len(ids)
     model = copied(lm).model  # asking for hidden states leaves transformers' own hooks on a model
     output = model(

@@ -83,8 +83,8 @@ def residual_features(
     """Mean residual stream of each text (paper 3.2).
 
     Strict protocol: the stream at the end of `block`, before the final norm, averaged over real tokens without special
-    tokens. Reference protocol: `hidden_states[-1]`, after the final norm, with every text left-padded to `max_tokens`;
-    the mean includes padding and the beginning-of-text token.
+    tokens. Reference protocol: `hidden_states[-1]`, after the final norm, with every text left-padded to `max_tokens`
+    by the end-of-text token; the mean includes padding and the beginning-of-text token.
 
     There is one forward pass per batch of texts of similar length. Blocks after `block` are not run.
 
@@ -190,6 +190,15 @@ def _stream(lm: LanguageModel, batch: Batch, block: int) -> Tensor:
 
 
 def _pad_left(lm: LanguageModel, batch: Batch, width: int) -> Batch:
+    """The same texts, padded by the end-of-text token, as the published code does whatever the tokenizer's padding."""
     missing = width - batch.ids.shape[1]
     pad = torch.nn.functional.pad
-    return Batch(pad(batch.ids, (missing, 0), value=lm.pad_id), pad(batch.mask, (missing, 0)), batch.rows)
+    mask = pad(batch.mask, (missing, 0))
+    ids = pad(batch.ids, (missing, 0)).masked_fill(mask == 0, _end_id(lm))
+    return Batch(ids, mask, batch.rows)
+
+
+def _end_id(lm: LanguageModel) -> int:
+    end = lm.tokenizer.eos_token_id
+    table: Tensor = lm.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
+    return end if isinstance(end, int) and end < len(table) else lm.pad_id
