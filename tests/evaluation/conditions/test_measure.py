@@ -432,6 +432,25 @@ def test_the_ideal_is_a_row_of_what_was_measured_of_it(llama, materials):
     assert Scores.from_json(scores.to_json()) == scores
 
 
+@pytest.mark.parametrize("second", [False, True])
+def test_samples_are_the_conditions_own_by_the_seed_and_the_plain_model_reads_them(llama, materials, second):
+    """Whether the condition is on the model or a second one, its fluency is what the plain model makes of its texts."""
+    edit = interventions(llama)["edit"][0]
+    materials = replace(materials, prompts=TEXTS[:3], samples=2, sample_seed=7)
+    found = measure(llama, EditedModel(edit) if second else edit, materials).samples
+    with edit.on(llama):
+        own = sample_texts(llama, TEXTS[:3], samples=2, seed=7)
+        other = sample_texts(llama, TEXTS[:3], samples=2)
+    plain = sample_texts(llama, TEXTS[:3], samples=2, seed=7)
+    texts = [one.text for one in own]
+    assert found.texts == texts
+    assert texts not in ([one.text for one in other], [one.text for one in plain])
+    assert found.scores["toxicity"].ravel().tolist() == softness(texts).tolist()
+    assert found.fluency.tokens.tolist() == [len(one.ids) for one in own]
+    expected = [naive_loss(llama, one.prompt_ids, one.ids) for one in own]
+    assert found.fluency.nll.tolist() == pytest.approx(expected, rel=1e-4)
+
+
 def test_of_many_prompts_some_are_read_for_relevance(llama, materials):
     prompts = materials.prompts * 10
     found = measure(llama, None, replace(materials, prompts=prompts))

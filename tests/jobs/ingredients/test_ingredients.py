@@ -6,7 +6,11 @@ import polars as pl
 import pytest
 import torch
 
+from dposcope.data.seeds import load_seeds
 from dposcope.directions.direction import Direction
+from dposcope.directions.means import mean_difference
+from dposcope.directions.probe import fit_probe
+from dposcope.directions.tokens import token_contrast
 from dposcope.errors import DposcopeError
 from dposcope.evaluation.trained_scorer import TrainedScorer
 from dposcope.jobs.edit.settings import EditSettings
@@ -124,6 +128,23 @@ def test_a_direction_of_each_kind(job, llama, kind):
     made = direction_of(llama, data.direction_comments, chosen)
     assert made.kind == kind.replace("-", "_")
     assert made.vector.shape == (llama.d_model,)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_a_direction_is_made_by_the_protocol_and_the_seed_of_the_run(job, llama, protocol):
+    chosen = settings(job, protocol=protocol, seed=3)
+    comments = read_data(chosen).direction_comments
+    balanced, seeds = comments.balanced(), load_seeds()
+    expected = {
+        "mean-difference": mean_difference(llama, balanced.texts, balanced.labels, protocol=protocol),
+        "probe": fit_probe(llama, comments.texts, comments.labels, protocol=protocol, seed=3),
+        "token-contrast": token_contrast(
+            llama, seeds.toxic, seeds.non_toxic, matrix={"strict": "input", "reference": "output"}[protocol]
+        ),
+    }
+    for kind, direction in expected.items():
+        made = direction_of(llama, comments, settings(job, direction=kind, protocol=protocol, seed=3))
+        assert torch.equal(made.vector, direction.vector), kind
 
 
 def test_the_probe_keeps_the_classes_shares_and_the_difference_balances_them(job, llama, tmp_path):
