@@ -160,6 +160,8 @@ def test_random_pairs_stand_on_both_sides_of_the_thresholds():
     assert len(found) == 3
     assert told(Pairer(most=2).pairs([sampled(texts, scores)])) == found[:2]
     assert [one.text for one in Pairer().harmless(sampled(texts, scores))] == list("abc")
+    strictest = Pairer(preferred_below=0.1, dispreferred_from=1)
+    assert told(strictest.pairs([sampled(list("abcd"), [0.09, 0.1, 0.99, 1.0])])) == [("a", "d", 0.09, 1.0)]
 
 
 def test_a_random_draw_favours_no_rank():
