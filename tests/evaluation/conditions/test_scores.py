@@ -164,6 +164,19 @@ def test_comparisons_are_paired_prompt_by_prompt():
     assert found.differences["logppl"].mean == 0
 
 
+def test_a_difference_is_the_conditions_number_less_that_of_none():
+    base, edit = outcome([0.2, 0.5, 0.9] * 4, seed=1), outcome([0.1, 0.6, 0.2] * 4, seed=2)
+    found = summarise({BASE: base, "edit": edit}, protocol="strict", model="m").against_none["edit"].differences
+    expected = {name: (edit.per_prompt[name] - base.per_prompt[name]).mean() for name in base.per_prompt}
+    expected["f1"] = (edit.f1 - base.f1).mean()
+    for name, ours, theirs in (
+        ("logppl", edit.losses, base.losses),
+        ("harmless_logppl", edit.harmless, base.harmless),
+    ):
+        expected[name] = (ours.nll - theirs.nll).sum() / theirs.tokens.sum()
+    assert {name: one.mean for name, one in found.items()} == pytest.approx(expected)
+
+
 def test_none_is_compared_with_nothing(scores):
     assert list(scores.conditions) == [BASE, "edit"]
     assert list(scores.against_none) == ["edit"]

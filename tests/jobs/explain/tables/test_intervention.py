@@ -229,7 +229,10 @@ def test_further_scorers_costs_and_the_ideal_stand_in_the_table():
 
 
 def test_every_number_is_in_the_frame():
-    made = study({"half": outcome(making(0.5))})
+    """The judge sees another share than the scorer."""
+    told = outcome(making(0.5)).to_json()
+    told["per_prompt"]["judge"] = (making(0.2) / 2).tolist()
+    made = study({"half": Outcome.from_json(told)})
     table = plain_interventions(made, sizes={"half": 7})
     none, tuned, half = table.to_polars().iter_rows(named=True)
     assert [row["condition"] for row in (none, tuned, half)] == ["none", TUNED, "half"]
@@ -237,7 +240,7 @@ def test_every_number_is_in_the_frame():
     assert half["model"] == "tiny"
     assert (half["role"], half["section"], half["neurons"]) == ("patch", "Activation patching", 7)
     assert half["share_of_dpo"] == pytest.approx(0.5)
-    assert half["share_of_dpo_judge"] == pytest.approx(0.5)
+    assert half["share_of_dpo_judge"] == pytest.approx(0.2)
     assert half["toxicity_mean"] == pytest.approx(np.mean(making(0.5)))
     assert half["toxicity_n"] == len(START)
     assert half["toxicity_difference_mean"] == pytest.approx(np.mean(making(0.5) - START))
