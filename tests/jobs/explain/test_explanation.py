@@ -7,10 +7,13 @@ import torch
 
 from dposcope.directions.direction import Direction
 from dposcope.errors import DposcopeError
-from dposcope.jobs.explain.explanation import explain
+from dposcope.jobs.explain.explanation import explain, explanation_of
 from dposcope.model.generate import generate
 from dposcope.model.language_model import LanguageModel
+from dposcope.neurons.activations import NeuronMeans
 from dposcope.neurons.groups import group_sets
+from dposcope.neurons.resampling import prompt_intervals
+from helpers.explained import pair
 from helpers.families import TEXTS
 
 
@@ -131,3 +134,26 @@ def test_bad_input_is_told(llama, gpt2):
         explain(llama, gpt2, direction, TEXTS[:2], new_tokens=2)
     with pytest.raises(DposcopeError, match="name no number of neurons"):
         explain(llama, tuned_from(llama), direction, TEXTS[:2], toxic_sets=(), new_tokens=2)
+
+
+def test_intervals_are_of_the_parts_before_and_after_and_lenses_of_as_many_tokens_as_asked():
+    made = pair("llama")
+    change = made.explanation.contributions
+    draw = torch.Generator().manual_seed(6)
+
+    def parts(means: NeuronMeans) -> list[NeuronMeans]:
+        found = []
+        for _ in range(12):
+            mean = means.mean + 0.3 * torch.randn(means.mean.shape, generator=draw, dtype=torch.float64)
+            found.append(NeuronMeans(mean, mean.square(), 10))
+        return found
+
+    before, after = parts(change.before), parts(change.after)
+    found = explanation_of(
+        made.base, made.tuned, made.explanation.direction, change, toxic_sets=(4,), lens_tokens=3, parts=(before, after)
+    )
+    assert found.intervals
+    assert found.intervals == prompt_intervals(change, before, after)
+    assert found.intervals != prompt_intervals(change, after, before)
+    assert len(found.direction_tokens.tokens) == 3
+    assert {len(one.tokens) for one in found.axis_tokens} == {3}
