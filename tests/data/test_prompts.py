@@ -120,6 +120,7 @@ def test_parts_of_other_rows_share_no_text(how, own):
 def test_parts_that_would_be_empty_are_refused():
     with pytest.raises(DposcopeError, match="1 prompt to report on is too few; give at least 2"):
         split_prompts(["a", "b", "c", "d"], report=["x"])
+    assert split_prompts(["a", "b", "c", "d"], report=["x", "y"]).report == ("x", "y")
     with pytest.raises(DposcopeError, match="leave no others to choose on or to learn from; give more distinct"):
         split_prompts(["a", "b", "c", "d"], report=["a", "b", "x"])
     with pytest.raises(DposcopeError, match="too few other texts to choose on some and learn from the rest"):

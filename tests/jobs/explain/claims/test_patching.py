@@ -76,6 +76,14 @@ def test_each_group_adds_to_the_one_before(levels, verdict, least):
     assert claim.here == shown
 
 
+def test_a_certain_rise_decides_before_a_wider_one_that_is_open():
+    levels = (START + 0.05, START + 0.05 + noise(5, 0.8), START - 0.2, START - 0.3)
+    outcomes = {name: outcome(level) for name, level in zip(CHAIN, levels, strict=True)}
+    claim = only(patching_claims(measured(outcomes)), "further")
+    assert claim.verdict == "not held"
+    assert (claim.value, claim.low, claim.high) == pytest.approx((0.05,) * 3, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("toxicity", "verdict"), [(START + 0.1, "held"), (START - 0.1, "not held"), (START + noise(3), "open")]
 )
