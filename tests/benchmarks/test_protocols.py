@@ -260,11 +260,11 @@ def test_features_change_one_thing_at_a_time(bench):
 
 @torch.no_grad()
 def padded_by_hand(lm, ids):
-    """Means over 128 places, before and after the final norm, of one text alone."""
+    """Means over 128 places, before and after the final norm, of one text alone, padded by the end-of-text token."""
     caught = []
     handle = lm.model.model.norm.register_forward_pre_hook(lambda _module, args: caught.append(args[0][0]))
     missing = 128 - len(ids)
-    row = torch.tensor([[lm.pad_id] * missing + ids])
+    row = torch.tensor([[lm.tokenizer.eos_token_id] * missing + ids])
     mask = torch.tensor([[0] * missing + [1] * len(ids)])
     after = lm.model.model(input_ids=row, attention_mask=mask, use_cache=False).last_hidden_state[0]
     handle.remove()

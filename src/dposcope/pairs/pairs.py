@@ -14,12 +14,13 @@ from typing import Final, cast
 
 import numpy as np
 
-from dposcope.artefacts import check_path, text_digest, write_atomically
+from dposcope.artefacts import text_digest, write_atomically
 from dposcope.data.given.numbers import seed_of, whole
 from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
 from dposcope.data.texts import listed
 from dposcope.errors import DposcopeError, plural
+from dposcope.files import check_is_path
 from dposcope.model.chat.asking import Prompt, Turn, conversation_told
 from dposcope.pairs.conversations import holds_messages, messages, of_labels, of_safety, sides
 
@@ -367,7 +368,7 @@ def write_pairs(path: str | Path, pairs: Pairs, *, extra: Mapping[str, Sequence[
     Raises:
         DposcopeError: these are no pairs, a column has another length, or a cell is no text and no finite number.
     """
-    check_path(path)
+    check_is_path(path)
     check_given(pairs)
     more = dict(extra or {})
     for name, cells in more.items():

@@ -48,7 +48,8 @@ class ShownText:
 
     def plain(self, text: str) -> str:
         """Masked text without markup, for attributes, titles and figures; the page's switch cannot unmask it."""
-        return "".join(_mark(char, token=False) or char for char in mask_offensive(text))
+        masked = mask_offensive(str(text))  # what a template lacks says so as a text
+        return "".join(_mark(char, token=False) or char for char in masked)
 
     def finalize(self, value: Any) -> Any:
         """Called for everything that a template prints: masks strings, unless they are markup already."""
@@ -66,7 +67,7 @@ class ShownText:
         return Markup(re.sub("[<>&]", lambda match: f"\\u{ord(match.group()):04x}", listed))
 
     def _markup(self, text: str, *, token: bool) -> Markup:
-        masked = mask_offensive(text)
+        masked = mask_offensive(str(text))  # see `plain`
         parts: list[Markup] = []
         position = 0
         for start, end in _masked_words(text, masked):
