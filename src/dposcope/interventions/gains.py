@@ -151,19 +151,5 @@ class Gains:
         return hooked(lm, self.changes(lm), positions=self.positions)
 
 
-def check_gains(given: object, name: str = "gains") -> None:
-    """Refuse what is no `Gains`, such as an `Edit` or a tensor.
-
-    Args:
-        given: what was given for it.
-        name: of the argument, for the message.
-
-    Raises:
-        DposcopeError: it is none.
-    """
-    if not isinstance(given, Gains):
-        raise DposcopeError(f"{name} is a {type(given).__name__}; give Gains, such as those of an edit (edit.gains)")
-
-
 def _heads_sites(lm: LanguageModel, block: int) -> list[Site]:
     return [heads_site(lm, block)]

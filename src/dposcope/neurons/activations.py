@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.given.kinds import check_kind
 from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
@@ -149,8 +150,7 @@ def check_means(given: object, name: str = "means") -> None:
     Raises:
         DposcopeError: it is none.
     """
-    if not isinstance(given, NeuronMeans):
-        raise DposcopeError(f"{name} is a {type(given).__name__}; give the NeuronMeans that collect_means returns")
+    check_kind(name, given, NeuronMeans, "the NeuronMeans that collect_means returns")
 
 
 class ActivationAccumulator:

@@ -16,6 +16,7 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from dposcope.artefacts import load_tensors, save_tensors
+from dposcope.data.given.kinds import check_kind
 from dposcope.data.given.numbers import whole
 from dposcope.data.pandas_frames import ToPandas
 from dposcope.data.short import short_repr
@@ -324,9 +325,8 @@ def change_signs(
     return _signs("change", (first - last) * before + last * (before - after), change.here)
 
 
-def _check_axes(lm: LanguageModel, subspace: object) -> None:
-    if not isinstance(subspace, Subspace):
-        raise DposcopeError(f"subspace is a {type(subspace).__name__}; give what dposcope.svd_subspace returns")
+def _check_axes(lm: LanguageModel, subspace: Subspace) -> None:
+    check_kind("subspace", subspace, Subspace, "what dposcope.svd_subspace returns")
     if len(subspace.axes) != lm.d_model:
         raise DposcopeError(
             f"axes of width {len(subspace.axes)} do not fit a model of width {lm.d_model}; make the subspace from this "

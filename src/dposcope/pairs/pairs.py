@@ -15,6 +15,7 @@ from typing import Final, cast
 import numpy as np
 
 from dposcope.artefacts import text_digest, write_atomically
+from dposcope.data.given.kinds import check_kind
 from dposcope.data.given.numbers import seed_of, whole
 from dposcope.data.short import short_repr
 from dposcope.data.tables import RawTable, open_table
@@ -311,10 +312,7 @@ def check_given(given: object, name: str = "pairs") -> None:
     Raises:
         DposcopeError: it is none.
     """
-    if not isinstance(given, Pairs):
-        raise DposcopeError(
-            f"{name} is a {type(given).__name__}; give dposcope.load_pairs(…), or Pairs.of(…) of each Pair"
-        )
+    check_kind(name, given, Pairs, "dposcope.load_pairs(…), or Pairs.of(…) of each Pair")
 
 
 def normalised(text: str) -> str:

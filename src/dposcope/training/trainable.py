@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from dposcope.data.given.kinds import check_kind
 from dposcope.data.given.numbers import number, whole
 from dposcope.data.short import short_repr
 from dposcope.errors import DposcopeError
-from dposcope.interventions.gains import Gains, check_gains
+from dposcope.interventions.gains import Gains
 from dposcope.model.cache import forget
 from dposcope.model.checks.given import check_lm
 from dposcope.model.devices.copies import convert_, copied_model
@@ -360,7 +361,7 @@ def neuron_gains(
         reason = "leaves every gain at 1" if sparsity >= 1 else "is below 0"
         raise DposcopeError(f"a sparsity of {sparsity} {reason}; give 0 for none, or a value such as 0.3")
     if start is not None:
-        check_gains(start, "start")
+        check_kind("start", start, Gains, "Gains, such as those of an edit (edit.gains)")
         start.changes(lm)  # refuses gains of another shape
         if start.positions is not Positions.ALL:
             raise DposcopeError(
